@@ -1,0 +1,81 @@
+# Every target sets up what it needs first; when that is done already, the check takes well under a second.
+#   make demo      teach a pretrained network new classes, export it, prove the export
+#   make test      the whole test-suite
+# Variables: PYTHON=python3.12, VENV=.venv, ENGINE=cpu|gpu, ARGS="-k lora" (for pytest), ONLY="runtime vision" (for check-wheels).
+
+PYTHON ?= python3
+VENV ?= .venv
+ENGINE ?= cpu
+ARGS ?=
+ONLY ?=
+JOBS ?= 2
+BIN := $(VENV)/bin
+DISTRIBUTIONS := runtime host speech vision text robotics
+
+# One thread a process: the tests run in several processes, and tiny tensors gain nothing from a second thread.
+export OMP_NUM_THREADS ?= 1
+export PYTHON VENV ENGINE
+
+.DEFAULT_GOAL := help
+.PHONY: help setup weights demo test lint format types imports docs docs-update check-wheels matrix bench freeze clean
+
+help:
+	@sed -n 's/^#   make /make /p' Makefile
+	@echo "also: setup weights lint format types imports docs docs-update check-wheels matrix bench freeze clean"
+
+setup:
+	@tools/setup.sh
+
+# Weights that the demo and the tests use, into the user's cache; nothing is fetched twice.
+weights: setup
+	@$(BIN)/polyadapt fetch polyadapt:efficientnet-lite0
+
+demo: weights
+	@OMP_NUM_THREADS=2 $(BIN)/python examples/demo.py
+
+test: setup
+	@$(MAKE) --no-print-directory weights || echo "weights could not be fetched: the tests that need them are skipped, each with its reason"
+	@$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: setup
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: setup
+	@$(BIN)/mypy
+
+# The floors of core, the runtime on its own, plugins that do not know each other.
+imports: setup
+	@$(BIN)/lint-imports
+
+docs: setup
+	@$(BIN)/python tools/docs.py --check
+	@$(BIN)/mkdocs build --strict --quiet --site-dir site
+
+# Rewrites the pages of the methods and the table in README.md from the registry.
+docs-update: setup
+	@$(BIN)/python tools/docs.py
+
+# Each distribution's wheel in a fresh environment of its own: host + that plugin, nothing else.
+check-wheels: setup
+	@$(BIN)/python tools/check_wheels.py $(or $(ONLY),$(DISTRIBUTIONS))
+
+# Every method on every family in every form; writes docs/matrix.md.
+matrix: setup
+	@$(BIN)/python -m polyadapt.testing.matrix
+
+bench: setup
+	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+# After an upgrade that passed `make test`: pin what is installed.
+freeze: setup
+	@{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable; } > constraints.txt.partial
+	@mv constraints.txt.partial constraints.txt
+
+clean:
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find core exporters plugins tests tools examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

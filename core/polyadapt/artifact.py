@@ -1,0 +1,168 @@
+"""Artifacts: what a method yields, in one envelope for all kinds.
+
+A folder with `artifact.json` (what it is, which base it fits, where it comes from) and
+`artifact.safetensors` (the lowered edits by slot name, and tensors of the method's own under `own/`). It holds
+the lowered form, so it loads without the plugin whose method made it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from polyadapt.edits import Edit, Lowered, attachments_of, edits_from_slots, slots_of
+from polyadapt.edits.attach import Attachments
+from polyadapt.errors import UserError
+from polyadapt.files import read_json, replacing_directory, sha256_file, write_json
+from polyadapt.model import Model
+from polyadapt.sites import tensor_bytes
+from polyadapt.tensors import load_tensors, save_tensors
+
+FORMAT = 1
+KINDS_OF_ARTIFACT = ("adapter", "classifier", "policy", "program")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Edits that fit one base, with their provenance.
+
+    Attributes:
+        method: id of the method that made it.
+        options: the method's options as given and defaulted.
+        base_id: identity of the base it was made for.
+        labels: class names of its head, in order; empty when it has none.
+        own: tensors that are no edits (classifier state, for instance).
+        provenance: seed, data hashes, metrics, library versions; no path, user or host.
+    """
+
+    method: str
+    base_id: str
+    family: str
+    task: str
+    edits: tuple[Edit, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    kind: str = "adapter"
+    dtype: str = "float32"
+    own: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Sites with an edit, each once."""
+        return tuple(dict.fromkeys(edit.site for edit in self.edits))
+
+    @property
+    def slots(self) -> dict[str, torch.Tensor]:
+        """Tensors of all edits by slot name."""
+        return slots_of(self.edits)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return tensor_bytes([*self.slots.values(), *self.own.values()])
+
+    def with_edits(self, edits: Iterable[Edit]) -> Artifact:
+        """The same envelope around other edits."""
+        return replace(self, edits=tuple(edits))
+
+    def save(self, directory: Path | str) -> Path:
+        """Write the folder, whole or not at all."""
+        target = Path(directory)
+        with replacing_directory(target) as staging:
+            tensors = {**self.slots, **{f"own/{name}": value for name, value in self.own.items()}}
+            save_tensors(staging / "artifact.safetensors", tensors)
+            write_json(staging / "artifact.json", self._envelope(sha256_file(staging / "artifact.safetensors")))
+        return target
+
+    @classmethod
+    def load(cls, directory: Path | str) -> Artifact:
+        """Read a folder that `save` wrote.
+
+        Raises:
+            UserError: not an artifact, another format, or tensors that are truncated or altered.
+        """
+        folder = Path(directory)
+        if not (folder / "artifact.json").is_file():
+            raise UserError(f"{folder} is not an artifact: it has no artifact.json; give the folder that `adapt` wrote")
+        head = read_json(folder / "artifact.json", "artifact")
+        if head.get("format") != FORMAT:
+            raise UserError(f"{folder}: artifact format {head.get('format')!r}, this version reads format {FORMAT}; update polyadapt")
+        weights = folder / "artifact.safetensors"
+        if not weights.is_file() or sha256_file(weights) != head["sha256"]:
+            raise UserError(f"{weights} is missing, truncated or altered (its sha256 is not the recorded one); copy the artifact again")
+        tensors = load_tensors(weights, "artifact")
+        own = {name.removeprefix("own/"): value for name, value in tensors.items() if name.startswith("own/")}
+        slots = {name: tensors[name] for name in head["slots"]}
+        return cls(
+            method=head["method"],
+            base_id=head["base_id"],
+            family=head["family"],
+            task=head["task"],
+            edits=tuple(edits_from_slots(slots)),
+            options=head["options"],
+            labels=tuple(head["labels"]),
+            kind=head["kind"],
+            dtype=head["dtype"],
+            own=own,
+            provenance=head["provenance"],
+        )
+
+    def check_base(self, base_id: str, reference: str) -> None:
+        """Refuse another base.
+
+        Raises:
+            UserError: with both identities.
+        """
+        if self.base_id != base_id:
+            raise UserError(
+                f"this {self.method} artifact was made for base {self.base_id[:12]} (family {self.family}), but {reference} is {base_id[:12]}; load the base that it was trained on"
+            )
+
+    def attach(self, model: Model, name: str = "adapter", activate: bool = True) -> Attachments:
+        """Put the edits onto a model under a name.
+
+        Raises:
+            UserError: another base, a missing port, a shape that does not fit.
+        """
+        self.check_base(model.base_id, model.reference)
+        found = str(next(model.module.parameters()).dtype).removeprefix("torch.")
+        if found != self.dtype:
+            _log.warning("artifact was trained in %s, the model is in %s: outputs differ slightly", self.dtype, found)
+        attachments = attachments_of(model.module, model.ports, model.backbone)
+        form = Lowered(self.edits).to(model.device)
+        attachments.add(name, form, activate)
+        return attachments
+
+    def _envelope(self, digest: str) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "kind": self.kind,
+            "method": self.method,
+            "options": dict(self.options),
+            "base_id": self.base_id,
+            "family": self.family,
+            "task": self.task,
+            "dtype": self.dtype,
+            "labels": list(self.labels),
+            "sites": list(self.sites),
+            "slots": list(self.slots),
+            "sha256": digest,
+            "provenance": dict(self.provenance),
+        }
+
+
+def detach(model: Model, name: str | None = None) -> None:
+    """Remove one attached artifact, or all of them; the model is as before, bit for bit."""
+    attachments = attachments_of(model.module)
+    if name is None:
+        attachments.remove_all()
+    else:
+        attachments.remove(name)

@@ -1,0 +1,1 @@
+"""Data sets: readers by URI scheme, and splits that keep their promises."""

@@ -1,0 +1,1 @@
+"""Readers: one file each, named by a card that imports nothing heavy."""

@@ -1,0 +1,253 @@
+"""Attachment: forms held by a root module, and the hooks that apply their edits at ports.
+
+Nothing of the base is replaced or copied. Hooks stand at the modules of the ports; what they apply is
+read from the active forms, so switching between named adapters moves no tensor. Detaching
+removes the hooks and leaves the root as it was, bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from polyadapt.edits.edit import Edit
+from polyadapt.edits.form import Form
+from polyadapt.edits.hooks import Hooks
+from polyadapt.edits.kinds import kind_of
+from polyadapt.edits.patches import BaseParameters
+from polyadapt.errors import UserError, unknown
+from polyadapt.sites import Ports
+
+HOLDER = "polyadapt"
+
+
+class Attachments(nn.Module):
+    """Named forms on one root module.
+
+    It becomes the root's submodule `polyadapt`, so that the trainable tensors appear among the root's
+    parameters: any optimiser, data-parallel wrapper or trainer finds them there.
+    """
+
+    def __init__(self, root: nn.Module, ports: Ports, backbone: nn.Module | None = None) -> None:
+        super().__init__()
+        self.forms = nn.ModuleDict()
+        self._root = [root]  # in a list, so that torch does not register a circle
+        self.base = BaseParameters(root if backbone is None else backbone, ports)
+        self.ports = ports
+        self._active: tuple[str, ...] = ()
+        self._table: dict[tuple[str, str], list[Edit]] | None = None
+        self._handles: list[Any] = []
+        self._hooks: Hooks | None = None
+        self._seen: set[tuple[str, str]] | None = None
+        self._required: dict[int, bool] = {}
+        self._modes: dict[int, bool] = {}
+        self.context: torch.Tensor | None = None
+
+    @property
+    def root(self) -> nn.Module:
+        return self._root[0]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all attached forms."""
+        return tuple(self.forms)
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        """Names of the forms whose edits apply now."""
+        return self._active
+
+    def add(self, name: str, form: Form, activate: bool = True) -> None:
+        """Attach a form under a name.
+
+        Raises:
+            UserError: the name is taken or not a legal module name, a port is missing, or shapes do not fit.
+        """
+        if name in self.forms or not name or "." in name:
+            raise UserError(f"adapter name {name!r} is {'taken' if name in self.forms else 'not usable'}; choose another (letters, digits, _ and -)")
+        for edit in form.edits():
+            check_edit(edit, self.ports)
+        if not self.forms:
+            self._install()
+        self.forms[name] = form
+        if activate:
+            self.activate(name)
+
+    def remove(self, name: str) -> Form:
+        """Detach one form; with the last one the root is as it was before the first."""
+        form = self._form(name)
+        self.activate(*(other for other in self._active if other != name))
+        del self.forms[name]
+        if not self.forms:
+            self._uninstall()
+        return form
+
+    def remove_all(self) -> None:
+        """Detach everything."""
+        for name in tuple(self.forms):
+            self.remove(name)
+
+    def activate(self, *names: str) -> None:
+        """Make exactly these forms apply; none for the bare base. Independent of how many tensors they hold."""
+        coming = [self._form(name) for name in names if name not in self._active]
+        for name in reversed(self._active):
+            if name not in names:
+                self._form(name).switch_off(self.base)
+        for form in coming:
+            form.switch_on(self.base)
+        self._active = names
+        self._table = None
+
+    @contextlib.contextmanager
+    def using(self, *names: str) -> Iterator[None]:
+        """`activate` within a block."""
+        before = self._active
+        self.activate(*names)
+        try:
+            yield
+        finally:
+            self.activate(*before)
+
+    @contextlib.contextmanager
+    def counting(self) -> Iterator[set[tuple[str, str]]]:
+        """Collect (sort of port, key of edit) of everything that is applied within the block."""
+        self._seen = set()
+        try:
+            yield self._seen
+        finally:
+            self._seen = None
+
+    def check_seen(self, inputs: Mapping[str, torch.Tensor]) -> None:
+        """Dry forwards in training and evaluation mode; every active edit must be applied in both.
+
+        Raises:
+            UserError: naming the sites that a forward never reached.
+        """
+        wanted = {(kind_of(edit.kind).port, edit.key) for name in self._active for edit in self._form(name).edits()}
+        training = self.training
+        try:
+            for mode in (True, False):
+                self.train(mode)
+                with torch.no_grad(), self.counting() as seen:
+                    self.root(**inputs)
+                missing = sorted(key for _, key in wanted - seen)
+                if missing:
+                    raise UserError(
+                        f"{len(missing)} edits are never reached in {'training' if mode else 'evaluation'} mode: {', '.join(missing[:5])}; "
+                        "the library skips these modules (a fast path, perhaps); choose other sites"
+                    )
+        finally:
+            self.train(training)
+
+    def edits_at(self, port: str, site: str) -> list[Edit]:
+        """Active edits at one port, in the order of their kinds."""
+        table = self._table if self._table is not None else self._make_table()
+        return table.get((port, site), [])
+
+    def saw(self, edit: Edit) -> None:
+        """Note that an edit was applied; only while somebody counts."""
+        if self._seen is not None:
+            self._seen.add((kind_of(edit.kind).port, edit.key))
+
+    def trainable(self) -> list[nn.Parameter]:
+        """Parameters that train: of the active forms, and of the base where a form trains that."""
+        return [parameter for parameter in self.root.parameters() if parameter.requires_grad]
+
+    def _form(self, name: str) -> Form:
+        if name not in self.forms:
+            raise unknown("adapter", name, self.forms)
+        form = self.forms[name]
+        assert isinstance(form, Form)
+        return form
+
+    def _make_table(self) -> dict[tuple[str, str], list[Edit]]:
+        table: dict[tuple[str, str], list[Edit]] = {}
+        for name in self._active:
+            for edit in self._form(name).edits():
+                table.setdefault((kind_of(edit.kind).port, edit.site), []).append(edit)
+        for edits in table.values():
+            edits.sort(key=lambda edit: kind_of(edit.kind).order)
+        return table
+
+    def _install(self) -> None:
+        root = self.root
+        if hasattr(root, HOLDER):
+            raise UserError(f"the module already has something called {HOLDER!r}; detach it first")
+        self._required = {id(parameter): parameter.requires_grad for parameter in root.parameters()}
+        self._modes = {id(module): module.training for module in root.modules()}
+        for parameter in root.parameters():
+            parameter.requires_grad_(False)
+        root.add_module(HOLDER, self)
+        self._hooks = Hooks(self)
+        self._handles = [root.register_forward_pre_hook(self._before), root.register_forward_hook(self._after, always_call=True), *self._hooks.install()]
+
+    def _uninstall(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._hooks, self._table = [], None, None
+        delattr(self.root, HOLDER)
+        for parameter in self.root.parameters():
+            parameter.requires_grad_(self._required[id(parameter)])
+        for module in self.root.modules():
+            module.training = self._modes.get(id(module), module.training)
+
+    def _before(self, root: nn.Module, args: Any) -> None:
+        # A trainer that calls root.train() must not wake dropout or batch statistics of the frozen base.
+        if root.training and not any(self._form(name).trains_base for name in self._active):
+            adapters = self.training
+            root.train(False)
+            self.train(adapters)
+        self._table = self._make_table()
+
+    def _after(self, root: nn.Module, args: Any, output: Any) -> None:
+        self._table = None
+
+
+def attachments_of(root: nn.Module, ports: Ports | None = None, backbone: nn.Module | None = None) -> Attachments:
+    """The attachments of a root module; made on first use when `ports` are given.
+
+    Raises:
+        UserError: nothing is attached and no ports were given.
+    """
+    held = getattr(root, HOLDER, None)
+    if isinstance(held, Attachments):
+        return held
+    if ports is None:
+        raise UserError("nothing is attached to this module")
+    return Attachments(root, ports, backbone)
+
+
+def check_edit(edit: Edit, ports: Ports) -> None:
+    """Refuse an edit whose port does not exist or whose tensors do not fit it.
+
+    Raises:
+        UserError: with expected and found shapes.
+    """
+    kind = kind_of(edit.kind)
+    port = ports.get(kind.port, edit.site)
+    if edit.variant not in kind.variants and edit.kind != "module":
+        raise UserError(f"{edit.key}: kind {edit.kind!r} has no variant {edit.variant!r}; it has {', '.join(map(repr, kind.variants))}")
+    if edit.kind == "module":
+        return
+    expected = kind.shapes(port, edit.variant)
+    if set(expected) != set(edit.tensors):
+        raise UserError(f"{edit.key}: expected tensors {sorted(expected)}, found {sorted(edit.tensors)}")
+    bound: dict[str, int] = {}
+    for name, shape in expected.items():
+        found = tuple(edit.tensors[name].shape)
+        if len(found) != len(shape) or any(not _fits(size, want, bound) for size, want in zip(found, shape, strict=True)):
+            raise UserError(f"{edit.key}.{name}: expected shape {_words(shape)}, found {found}")
+
+
+def _fits(size: int, want: int | str, bound: dict[str, int]) -> bool:
+    if isinstance(want, int):
+        return size == want
+    return bound.setdefault(want, size) == size
+
+
+def _words(shape: tuple[int | str, ...]) -> str:
+    return "(" + ", ".join(str(size) for size in shape) + ")"

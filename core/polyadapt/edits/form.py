@@ -1,0 +1,149 @@
+"""Forms: differentiable parametrisations of edits.
+
+A method trains whatever parameters it likes; `edits()` says what they amount to in the closed
+list. Training, inference and export all go through the same edits, so lowering a trained
+method is calling `edits()` once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from polyadapt.edits.edit import Edit, slot_name
+from polyadapt.errors import UserError
+
+if TYPE_CHECKING:
+    from polyadapt.edits.patches import BaseParameters
+
+
+class Form(nn.Module):
+    """Base of training forms. Subclasses hold parameters and implement `edits`.
+
+    `trains_base` is True for forms that move the base's own weights (full fine-tuning).
+    """
+
+    trains_base = False
+
+    def edits(self) -> list[Edit]:
+        """The edits of the present parameters, differentiable with respect to them.
+
+        Keys (site, kind, variant) are the same at every call.
+        """
+        raise TypeError(f"{type(self).__name__} must implement edits()")
+
+    def switch_on(self, base: BaseParameters) -> None:
+        """Called when the form becomes active. Forms with patches change the base here."""
+
+    def switch_off(self, base: BaseParameters) -> None:
+        """Called when the form stops being active; undoes `switch_on` bit for bit."""
+
+    def lower(self) -> list[Edit]:
+        """The trained edits as plain tensors."""
+        with torch.no_grad():
+            return [detached(edit) for edit in self.edits()]
+
+    def trained(self) -> dict[str, torch.Tensor]:
+        """Everything that training changed, for checkpoints."""
+        return {name: value.detach() for name, value in self.state_dict().items()}
+
+    def load_trained(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """The inverse of `trained`."""
+        self.load_state_dict(dict(tensors))
+
+
+class Lowered(Form):
+    """Edits as they are: every tensor is a parameter of the form (trainable on request)."""
+
+    def __init__(self, edits: Iterable[Edit], trainable: bool = False) -> None:
+        super().__init__()
+        self.slots = nn.ParameterDict()
+        self.structures = nn.ModuleDict()
+        self._keys = []
+        for edit in edits:
+            self._keys.append((edit.site, edit.kind, edit.variant, tuple(edit.tensors)))
+            for tensor, value in edit.tensors.items():
+                name = legal_name(slot_name(edit.site, edit.kind, edit.variant, tensor))
+                self.slots[name] = nn.Parameter(value.detach().clone(), requires_grad=trainable and value.is_floating_point())
+            if edit.structure is not None:
+                self.structures[legal_name(edit.key)] = edit.structure
+
+    def edits(self) -> list[Edit]:
+        return [edit for edit in self._all() if edit.kind != "patch"]
+
+    def lower(self) -> list[Edit]:
+        return [detached(edit) for edit in self._all()]
+
+    def switch_on(self, base: BaseParameters) -> None:
+        base.add([edit for edit in self._all() if edit.kind == "patch"], owner=self)
+
+    def switch_off(self, base: BaseParameters) -> None:
+        base.restore(owner=self)
+
+    def _all(self) -> list[Edit]:
+        return [
+            Edit(site, kind, {name: self.slots[legal_name(slot_name(site, kind, variant, name))] for name in names}, variant, structure=self._structure(site, kind, variant))
+            for site, kind, variant, names in self._keys
+        ]
+
+    def _structure(self, site: str, kind: str, variant: str) -> nn.Module | None:
+        key = legal_name(Edit(site, kind, {}, variant).key)
+        return self.structures[key] if key in self.structures else None
+
+
+class Composite(Form):
+    """Several forms as one, in order."""
+
+    def __init__(self, parts: Iterable[Form]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.trains_base = any(part.trains_base for part in self._forms())
+
+    def _forms(self) -> list[Form]:
+        return [part for part in self.parts if isinstance(part, Form)]
+
+    def edits(self) -> list[Edit]:
+        return [edit for part in self._forms() for edit in part.edits()]
+
+    def lower(self) -> list[Edit]:
+        return [edit for part in self._forms() for edit in part.lower()]
+
+    def switch_on(self, base: BaseParameters) -> None:
+        for part in self._forms():
+            part.switch_on(base)
+
+    def switch_off(self, base: BaseParameters) -> None:
+        for part in reversed(self._forms()):
+            part.switch_off(base)
+
+    def trained(self) -> dict[str, torch.Tensor]:
+        return {f"{index}.{name}": value for index, part in enumerate(self._forms()) for name, value in part.trained().items()}
+
+    def load_trained(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        for index, part in enumerate(self._forms()):
+            part.load_trained({name.removeprefix(f"{index}."): value for name, value in tensors.items() if name.startswith(f"{index}.")})
+
+
+def detached(edit: Edit) -> Edit:
+    """A copy of an edit with tensors of its own, outside any gradient graph."""
+    return Edit(edit.site, edit.kind, {name: value.detach().clone() for name, value in edit.tensors.items()}, edit.variant, structure=edit.structure)
+
+
+def legal_name(slot: str) -> str:
+    """A slot's name without dots, as torch wants names of parameters."""
+    return slot.replace(".", "/")
+
+
+def slot_of_legal_name(name: str) -> str:
+    """The inverse of `legal_name`.
+
+    Raises:
+        UserError: the name is no slot's.
+    """
+    slot = name.replace("/", ".")
+    if ":" not in slot:
+        raise UserError(f"{name!r} is not the name of a slot's parameter")
+    return slot

@@ -1,0 +1,151 @@
+"""The hooks that stand at ports: ops, spans, the head, attention calls and token streams.
+
+Order at one module: input scales, the op itself, edits of its sites, then edits of the span that ends there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from polyadapt.edits.attention import AttentionInterception
+from polyadapt.edits.edit import Edit
+from polyadapt.edits.kinds import kind_of
+from polyadapt.edits.streams import StreamHooks
+from polyadapt.sites import AttentionPort, HeadPort, OpPort, SpanPort
+
+if TYPE_CHECKING:
+    from polyadapt.edits.attach import Attachments
+
+
+class Hooks:
+    """All hooks of one root; `install` returns the handles that remove them."""
+
+    def __init__(self, attachments: Attachments) -> None:
+        self._attachments = attachments
+        self._inputs: dict[str, torch.Tensor] = {}
+        self._entered: dict[int, list[AttentionInterception | None]] = {}
+
+    def install(self) -> list[Any]:
+        ports = self._attachments.ports
+        ops: dict[int, tuple[nn.Module, list[OpPort]]] = {}
+        for op in ports.ops.values():
+            ops.setdefault(id(op.module), (op.module, []))[1].append(op)
+        starts: dict[int, list[SpanPort]] = {}
+        ends: dict[int, list[SpanPort]] = {}
+        for span in ports.spans.values():
+            starts.setdefault(id(span.start.module), []).append(span)
+            ends.setdefault(id(span.end.module), []).append(span)
+        handles = []
+        for key, (module, sites) in ops.items():
+            handles.append(module.register_forward_pre_hook(self._before_op(sites, starts.get(key, []))))
+            handles.append(module.register_forward_hook(self._after_op(sites, ends.get(key, []))))
+        for attention in ports.attention.values():
+            handles.append(attention.module.register_forward_pre_hook(self._before_attention(attention)))
+            handles.append(attention.module.register_forward_hook(self._after_attention(attention), always_call=True))
+        if ports.head is not None:
+            handles.append(ports.head.module.register_forward_hook(self._after_head(ports.head)))
+        handles.extend(StreamHooks(self._attachments).install())
+        return handles
+
+    def _before_op(self, sites: list[OpPort], starts: list[SpanPort]) -> Callable[..., Any]:
+        attachments = self._attachments
+
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> Any:
+            x = args[0]
+            for span in starts:
+                if attachments.edits_at("span", span.site):
+                    self._inputs[span.site] = x
+            changed = x
+            for port in sites:
+                for edit in attachments.edits_at("op", port.site):
+                    if edit.variant == "input":
+                        changed = kind_of("scale").apply_input(edit, changed, port)  # type: ignore[attr-defined]
+                        attachments.saw(edit)
+            return None if changed is x else (changed, *args[1:])
+
+        return hook
+
+    def _after_op(self, sites: list[OpPort], ends: list[SpanPort]) -> Callable[..., Any]:
+        attachments = self._attachments
+
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            h = apply_at_op(attachments, sites, args[0], output)
+            for span in ends:
+                edits = attachments.edits_at("span", span.site)
+                if edits:
+                    h = self._apply(edits, self._inputs.pop(span.site), h, span)
+            return None if h is output else h
+
+        return hook
+
+    def _after_head(self, port: HeadPort) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            edits = self._attachments.edits_at("head", port.site)
+            return self._apply(edits, args[0], output, port) if edits else None
+
+        return hook
+
+    def _apply(self, edits: list[Edit], x: torch.Tensor, h: torch.Tensor, port: SpanPort | HeadPort) -> torch.Tensor:
+        return apply_edits(self._attachments, edits, x, h, port)
+
+    def _before_attention(self, port: AttentionPort) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            edits = self._attachments.edits_at("attention", port.site)
+            mode = AttentionInterception(edits, self._attachments.context, self._attachments.saw) if edits else None
+            self._entered.setdefault(id(module), []).append(mode)
+            if mode is not None:
+                mode.__enter__()
+
+        return hook
+
+    def _after_attention(self, port: AttentionPort) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            entered = self._entered.get(id(module))
+            mode = entered.pop() if entered else None
+            if mode is not None:
+                mode.__exit__(None, None, None)
+
+        return hook
+
+
+def apply_at_op(attachments: Attachments, sites: list[OpPort], x: Any, output: torch.Tensor) -> torch.Tensor:
+    """Output of an op with the edits of its sites; slices of fused projections are cut out and put back."""
+    work = [(port, [edit for edit in attachments.edits_at("op", port.site) if edit.variant != "input"]) for port in sites]
+    work = [(port, edits) for port, edits in work if edits]
+    if not work:
+        return output
+    whole = [(port, edits) for port, edits in work if port.rows is None]
+    parts = {port.rows: (port, edits) for port, edits in work if port.rows is not None}
+    h = output
+    for port, edits in whole:
+        h = apply_edits(attachments, edits, x, h, port)
+    if parts:
+        h = _apply_to_rows(attachments, parts, x, h)
+    return h
+
+
+def _apply_to_rows(attachments: Attachments, parts: dict[Any, tuple[OpPort, list[Edit]]], x: Any, h: torch.Tensor) -> torch.Tensor:
+    dim = next(iter(parts.values()))[0].channel_dim % h.dim()
+    pieces, position = [], 0
+    for (start, stop), (port, edits) in sorted(parts.items()):
+        if start > position:
+            pieces.append(h.narrow(dim, position, start - position))
+        pieces.append(apply_edits(attachments, edits, x, h.narrow(dim, start, stop - start), port))
+        position = stop
+    if position < h.shape[dim]:
+        pieces.append(h.narrow(dim, position, h.shape[dim] - position))
+    return torch.cat(pieces, dim=dim)
+
+
+def apply_edits(attachments: Attachments, edits: list[Edit], x: torch.Tensor, h: torch.Tensor, port: Any) -> torch.Tensor:
+    """Apply edits of one port in order; x is dropped out for edits that ask for it while training."""
+    for edit in edits:
+        source = F.dropout(x, edit.dropout) if edit.dropout and attachments.training else x
+        h = kind_of(edit.kind).apply(edit, source, h, port)  # type: ignore[attr-defined]
+        attachments.saw(edit)
+    return h

@@ -1,0 +1,87 @@
+"""What every kind of edit offers: pure functions on its tensors, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from polyadapt.errors import UserError
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+@dataclass
+class AttentionCall:
+    """The arguments of one scaled-dot-product call.
+
+    Shape:
+        query [batch, heads, queries, size], key and value [batch, heads, keys, size]; mask broadcasts to
+        [batch, heads, queries, keys], boolean (True = may look) or added to the scores.
+    """
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    mask: torch.Tensor | None
+    dropout: float
+    is_causal: bool
+    scale: float | None
+    enable_gqa: bool
+
+
+class Kind:
+    """Base of the kinds: defaults that say no. `port` is the sort of port, `order` the place in a row of edits at one port."""
+
+    name = ""
+    port = "op"
+    order = 0
+    has_slots = True
+    folds = False
+    variants: tuple[str, ...] = ("",)
+
+    def shapes(self, port: Any, variant: str = "") -> dict[str, tuple[int | str, ...]]:
+        """Shapes of the tensors; a string marks an axis whose size each artifact chooses freely."""
+        raise self.no("have slots")
+
+    def identity(self, port: Any, variant: str = "") -> dict[str, torch.Tensor]:
+        """Tensors with which the edit changes nothing."""
+        raise self.no("have an identity")
+
+    def example(self, port: Any, variant: str, size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Seeded tensors without a zero factor, of an effect comparable to what they change; `size` fills free axes."""
+        raise self.no("have examples")
+
+    def scaled(self, tensors: Tensors, variant: str, weight: float) -> dict[str, torch.Tensor]:
+        """`weight` times the effect."""
+        raise self.no("be scaled")
+
+    def mix(self, left: Tensors, right: Tensors, variant: str) -> dict[str, torch.Tensor]:
+        """The sum of two effects."""
+        raise self.no("be mixed")
+
+    def pad(self, tensors: Tensors, variant: str, size: int) -> dict[str, torch.Tensor]:
+        """The same effect with its free axis brought to `size`."""
+        raise self.no("be padded")
+
+    def fold(self, tensors: Tensors, variant: str, weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """New weight [out, in] and bias [out] of the op with the edit inside, or None where that is impossible."""
+        return None
+
+    def no(self, what: str) -> UserError:
+        """The refusal that a kind gives for what it cannot do."""
+        return UserError(f"edits of kind {self.name!r} cannot {what}")
+
+
+def normal(shape: tuple[int, ...], scale: float, generator: torch.Generator) -> torch.Tensor:
+    """Seeded normal values."""
+    return torch.randn(shape, generator=generator) * scale
+
+
+def along(vector: torch.Tensor, h: torch.Tensor, dim: int) -> torch.Tensor:
+    """A vector shaped so that it broadcasts over dimension `dim` of h."""
+    if dim == -1 or dim == h.dim() - 1:
+        return vector
+    return vector.reshape(-1, *([1] * (h.dim() - 1 - dim)))  # (C, 1, …)

@@ -1,0 +1,90 @@
+"""`lowrank`: h + (x a) b, with a [in, r] and b [r, out], input-major for every op; the scale is folded into b.
+
+Linear:       in = features.                 h + (x @ a) @ b
+Convolution:  in = channels/groups * kernel.  The same product, reshaped to the kernel of a convolution.
+Embedding:    in = vocabulary.                h + a[ids] @ b
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from polyadapt.edits.kinds.kind import Kind, Tensors, normal
+
+if TYPE_CHECKING:
+    from polyadapt.edits.edit import Edit
+
+
+class LowRank(Kind):
+    name = "lowrank"
+    order = 0
+    folds = True
+
+    def shapes(self, port: Any, variant: str = "") -> dict[str, tuple[int | str, ...]]:
+        return {"a": (port.in_features, "r"), "b": ("r", port.out_features)}
+
+    def identity(self, port: Any, variant: str = "") -> dict[str, torch.Tensor]:
+        return {"a": torch.zeros(port.in_features, 0), "b": torch.zeros(0, port.out_features)}
+
+    def example(self, port: Any, variant: str, size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        fan_in = 1 if port.kind == "embedding" else port.in_features
+        return {"a": normal((port.in_features, size), fan_in**-0.5, generator), "b": normal((size, port.out_features), 0.3 * size**-0.5, generator)}
+
+    def apply(self, edit: Edit, x: torch.Tensor, h: torch.Tensor, port: Any) -> torch.Tensor:
+        a, b = edit.tensors["a"], edit.tensors["b"]
+        if port.kind == "linear":
+            return h + (x @ a) @ b  # (…, in) -> (…, r) -> (…, out)
+        if port.kind == "embedding":
+            return h + F.embedding(x, a) @ b
+        return h + convolve(port.module, x, a, b)
+
+    def scaled(self, tensors: Tensors, variant: str, weight: float) -> dict[str, torch.Tensor]:
+        return {"a": tensors["a"], "b": tensors["b"] * weight}
+
+    def mix(self, left: Tensors, right: Tensors, variant: str) -> dict[str, torch.Tensor]:
+        return {"a": torch.cat([left["a"], right["a"]], dim=1), "b": torch.cat([left["b"], right["b"]], dim=0)}
+
+    def pad(self, tensors: Tensors, variant: str, size: int) -> dict[str, torch.Tensor]:
+        missing = size - tensors["a"].shape[1]
+        return {"a": F.pad(tensors["a"], (0, missing)), "b": F.pad(tensors["b"], (0, 0, 0, missing))}
+
+    def fold(self, tensors: Tensors, variant: str, weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+        delta = (tensors["a"].to(weight.dtype) @ tensors["b"].to(weight.dtype)).T  # (out, in)
+        return weight + delta.reshape(weight.shape), bias
+
+
+def convolve(module: Any, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """The low-rank convolution beside `module`: r channels with its kernel, then 1x1 to the outputs.
+
+    With groups the product itself is the kernel: the two-step form would mix the groups.
+    """
+    function = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}[_conv_class(module)]
+    x, padding = padded(module, x)
+    kernel = tuple(module.kernel_size)
+    if module.groups != 1:
+        full = (a @ b).T.reshape(b.shape[1], module.in_channels // module.groups, *kernel)  # (out, in/groups, k…)
+        return function(x, full, None, module.stride, padding, module.dilation, module.groups)
+    channels, rank = a.shape[0] // math.prod(kernel), a.shape[1]
+    down = a.T.reshape(rank, channels, *kernel)  # (r, in, k…)
+    up = b.T.reshape(b.shape[1], rank, *([1] * len(kernel)))  # (out, r, 1…)
+    return function(function(x, down, None, module.stride, padding, module.dilation), up)
+
+
+def padded(module: Any, x: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    """Input and padding argument of a convolution whose class pads in a way of its own."""
+    if type(module).__name__ == "Conv2dSame":
+        from timm.layers import pad_same
+
+        return pad_same(x, list(module.kernel_size), list(module.stride), list(module.dilation)), 0
+    if module.padding_mode != "zeros":
+        return F.pad(x, module._reversed_padding_repeated_twice, mode=module.padding_mode), 0
+    return x, module.padding
+
+
+def _conv_class(module: Any) -> type[nn.Module]:
+    return next(cls for cls in (nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(module, cls))

@@ -1,0 +1,44 @@
+"""Predictors that need no model: what a result has to beat before it means anything."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from polyadapt.data.dataset import Dataset
+from polyadapt.errors import UserError
+from polyadapt.evaluation.prediction import Prediction, Predictor
+
+
+def majority(train: Dataset) -> Predictor:
+    """Always the commonest class of the training part; the first in the labels' order on a tie.
+
+    Raises:
+        UserError: the training part has no labels.
+    """
+    if not train.is_labelled:
+        raise UserError(f"the baseline 'majority' needs labels, and {train.name!r} has none; use 'mean' for numbers")
+    counts = Counter(example.label for example in train)
+    common = max(train.labels, key=lambda label: counts[label])
+    share = counts[common] / len(train)
+
+    def predict(dataset: Dataset) -> Sequence[Prediction]:
+        return [Prediction(example.id, example.label, common, {common: share}) for example in dataset]
+
+    return predict
+
+
+def mean(train: Dataset) -> Predictor:
+    """Always the mean target of the training part.
+
+    Raises:
+        UserError: a row has no target numbers.
+    """
+    centre = tuple(float(value) for value in np.stack([example.target.reshape(-1) for example in train]).mean(0, dtype=np.float64).tolist())
+
+    def predict(dataset: Dataset) -> Sequence[Prediction]:
+        return [Prediction(example.id, tuple(float(value) for value in example.target.reshape(-1)), centre) for example in dataset]
+
+    return predict

@@ -1,0 +1,105 @@
+"""What a family does with its library, behind one small interface."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from polyadapt.errors import UserError
+from polyadapt.families.card import FamilyCard
+from polyadapt.signature import Signature, Task, TensorSpec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class Family:
+    """Base of every family's implementation. One instance per card; it keeps no state.
+
+    A *backbone* is the library's own module, untouched. `forward` calls it for a task with the
+    tensors that `signature` declares and returns the tensors that it declares.
+    """
+
+    card: FamilyCard
+
+    def __init__(self, card: FamilyCard) -> None:
+        self.card = card
+
+    def tiny(self, task: Task) -> nn.Module:
+        """A random backbone of under a million parameters, built offline. The caller seeds."""
+        raise self._missing("tiny")
+
+    def config(self, backbone: nn.Module) -> dict[str, Any]:
+        """Numbers that fix the architecture (widths, depths, heads): part of `base_id`. No library names."""
+        raise self._missing("config")
+
+    def signature(self, backbone: nn.Module, task: Task) -> Signature:
+        """Named inputs and outputs for a task, without the class scores that a head adds."""
+        raise self._missing("signature")
+
+    def forward(self, backbone: nn.Module, task: Task, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Run the backbone. For `classification` and `features` the result holds `features` [batch, feature]."""
+        raise self._missing("forward")
+
+    def feature_size(self, backbone: nn.Module) -> int:
+        """Width of `features`."""
+        raise self._missing("feature_size")
+
+    def example(self, backbone: nn.Module, task: Task, sizes: Mapping[str, int], generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Seeded inputs for `forward` with the given size for every symbol of the signature."""
+        raise self._missing("example")
+
+    def default_head(self, backbone: nn.Module) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """The library's own class head as (weight [feature, class], bias [class]); None when it has none."""
+        return None
+
+    def head_parameters(self, backbone: nn.Module) -> tuple[str, ...]:
+        """Names of the backbone's parameters that belong to a replaceable head: they stay out of `base_id`."""
+        return ()
+
+    def no_effect(self, backbone: nn.Module) -> Mapping[str, str]:
+        """The card's `no_effect`, without what does not hold for this backbone."""
+        return self.card.no_effect
+
+    def blocks(self, backbone: nn.Module) -> tuple[str, ...]:
+        """The card's `blocks`, for this backbone."""
+        return self.card.blocks
+
+    def stem(self, backbone: nn.Module) -> tuple[str, ...]:
+        """The card's `stem`, without what this backbone runs elsewhere."""
+        return self.card.stem
+
+    def output_lengths(self, backbone: nn.Module, lengths: torch.Tensor) -> torch.Tensor:
+        """Frames that come out of inputs of the given lengths [batch], int64: for losses such as CTC."""
+        raise self._missing("output_lengths")
+
+    def cached_forward(
+        self, backbone: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor, past: Sequence[tuple[torch.Tensor, torch.Tensor]]
+    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+        """One step of a causal language model with explicit key/value caches, for task `causal-lm`.
+
+        Positions count real tokens of the mask, so a text padded on the left gets the same scores.
+
+        Shape:
+            input_ids [batch, tokens]; attention_mask [batch, past + tokens]; past, and what is returned,
+            one (key, value) per block, each [batch, heads, past (+ tokens), head size]; logits [batch, tokens, vocabulary].
+        """
+        raise self._missing("cached_forward")
+
+    def cache_shape(self, backbone: nn.Module) -> tuple[int, int, int]:
+        """(blocks, key/value heads, head size) of the caches of `cached_forward`."""
+        raise self._missing("cache_shape")
+
+    def cached_signature(self, backbone: nn.Module, task: Task) -> Signature:
+        """Inputs and outputs of `cached_forward` as named tensors, `past.I.key` and `present.I.key` among them."""
+        plain = self.signature(backbone, task)
+        blocks, heads, size = self.cache_shape(backbone)
+        mask = TensorSpec("attention_mask", ("batch", "past+tokens"), "int64", "1 for real tokens, 0 for padding, the cached ones included")
+        names = [f"{index}.{part}" for index in range(blocks) for part in ("key", "value")]
+        past = [TensorSpec(f"past.{name}", ("batch", heads, "past", size), "float32", "cache of one block before this step") for name in names]
+        present = [TensorSpec(f"present.{name}", ("batch", heads, "past+tokens", size), "float32", "cache of one block after this step") for name in names]
+        return Signature((plain.inputs[0], mask, *past), (*plain.outputs, *present))
+
+    def _missing(self, what: str) -> UserError:
+        return UserError(f"family {self.card.id!r} does not implement {what}")

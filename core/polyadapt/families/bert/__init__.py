@@ -1,0 +1,1 @@
+"""BERT and its relatives with the same modules, MiniLM among them."""

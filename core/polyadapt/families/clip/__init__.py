@@ -1,0 +1,1 @@
+"""CLIP of transformers: a text tower and an image tower."""

@@ -1,0 +1,1 @@
+"""Convolutional nets that timm builds from EfficientNet blocks."""

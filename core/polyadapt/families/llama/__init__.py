@@ -1,0 +1,1 @@
+"""Llama and Qwen2: rotary positions, grouped key/value heads, gated FFN."""

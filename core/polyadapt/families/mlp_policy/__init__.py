@@ -1,0 +1,1 @@
+"""A small residual policy of our own: observation to action, normalisation inside."""

@@ -1,0 +1,1 @@
+"""T5: encoder and decoder with relative positions."""

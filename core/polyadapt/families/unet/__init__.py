@@ -1,0 +1,1 @@
+"""U-Net of latent diffusion, conditioned on text."""

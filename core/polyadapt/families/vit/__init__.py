@@ -1,0 +1,1 @@
+"""Vision transformers of timm: ViT and DeiT, distilled ones included."""

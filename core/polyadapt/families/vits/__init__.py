@@ -1,0 +1,1 @@
+"""VITS: text to waveform through a flow."""

@@ -1,0 +1,1 @@
+"""Whisper of transformers: both towers, or the encoder alone."""

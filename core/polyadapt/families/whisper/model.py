@@ -1,0 +1,130 @@
+"""Whisper of transformers behind the family interface, with an encoder that takes clips of any length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+
+from polyadapt.errors import UserError
+from polyadapt.families.base import Family
+from polyadapt.families.shared import enliven, features_spec, integers, library, normal, spectrogram_spec
+from polyadapt.signature import Signature, Task, TensorSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class WhisperFamily(Family):
+    """WhisperForConditionalGeneration, WhisperModel, or WhisperEncoder alone."""
+
+    def tiny(self, task: Task) -> nn.Module:
+        whisper = library("transformers.models.whisper", self.card.extra, self.card.id)
+        config = whisper.WhisperConfig(
+            vocab_size=40,
+            num_mel_bins=16,
+            d_model=32,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=64,
+            decoder_ffn_dim=64,
+            max_source_positions=64,
+            max_target_positions=32,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            decoder_start_token_id=1,
+            attn_implementation="sdpa",
+        )
+        if task.kind == "transcription":
+            return enliven(whisper.WhisperForConditionalGeneration(config))
+        return enliven(whisper.modeling_whisper.WhisperEncoder(config))
+
+    def config(self, backbone: Any) -> dict[str, Any]:
+        config = backbone.config
+        numbers = {
+            "width": config.d_model,
+            "mels": config.num_mel_bins,
+            "encoder": [config.encoder_layers, config.encoder_attention_heads, config.encoder_ffn_dim, config.max_source_positions],
+            "activation": str(config.activation_function),
+        }
+        if _decoder(backbone) is None:
+            return numbers
+        return numbers | {
+            "decoder": [config.decoder_layers, config.decoder_attention_heads, config.decoder_ffn_dim, config.max_target_positions],
+            "vocabulary": config.vocab_size,
+            "embedding_scale": bool(config.scale_embedding),
+        }
+
+    def signature(self, backbone: Any, task: Task) -> Signature:
+        mel = spectrogram_spec("mel", ("batch", backbone.config.num_mel_bins, "frames"))
+        if task.kind != "transcription":
+            return Signature((mel,), (features_spec(backbone.config.d_model),))
+        tokens = TensorSpec("decoder_input_ids", ("batch", "tokens"), "int64", "what was said so far, beginning with the start token", "token ids")
+        logits = TensorSpec("logits", ("batch", "tokens", backbone.config.vocab_size), "float32", "scores of the next token at each position, before softmax")
+        return Signature((mel, tokens), (logits,))
+
+    def forward(self, backbone: Any, task: Task, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Encode `mel`, then pool the frames or decode `decoder_input_ids` against them.
+
+        Raises:
+            UserError: the clip is longer than the positions, or there is no decoder with scores to transcribe with.
+        """
+        hidden = encode(_encoder(backbone), inputs["mel"])  # (batch, frames / 2, width)
+        if task.kind != "transcription":
+            return {"features": hidden.mean(dim=1)}  # (batch, width)
+        if not hasattr(backbone, "proj_out"):
+            raise UserError("task 'transcription' needs a decoder with token scores, found a Whisper backbone without them; load WhisperForConditionalGeneration")
+        states = backbone.model.decoder(input_ids=inputs["decoder_input_ids"], encoder_hidden_states=hidden, use_cache=False).last_hidden_state
+        return {"logits": backbone.proj_out(states)}  # (batch, tokens, vocabulary)
+
+    def feature_size(self, backbone: Any) -> int:
+        return int(backbone.config.d_model)
+
+    def example(self, backbone: Any, task: Task, sizes: Mapping[str, int], generator: torch.Generator) -> dict[str, torch.Tensor]:
+        inputs = {"mel": normal((sizes["batch"], backbone.config.num_mel_bins, sizes["frames"]), generator)}
+        if task.kind == "transcription":
+            inputs["decoder_input_ids"] = integers(0, backbone.config.vocab_size, (sizes["batch"], sizes["tokens"]), generator)
+        return inputs
+
+    def output_lengths(self, backbone: Any, lengths: torch.Tensor) -> torch.Tensor:
+        return torch.div(lengths + 1, 2, rounding_mode="floor")
+
+
+def encode(encoder: Any, mel: torch.Tensor) -> torch.Tensor:
+    """Run Whisper's encoder on a clip of any length up to its positions.
+
+    The library insists on 30 s of spectrogram. Positions are sinusoids counted from the start, so a
+    shorter clip uses the first of them and costs less.
+
+    Shape:
+        mel [batch, mels, frames] -> [batch, (frames + 1) // 2, width].
+
+    Raises:
+        UserError: more frames than the encoder has positions for.
+    """
+    limit = encoder.embed_positions.num_embeddings
+    if not torch.compiler.is_compiling() and (mel.shape[2] + 1) // 2 > limit:
+        raise UserError(f"Whisper takes at most {2 * limit} spectrogram frames, got {mel.shape[2]}; cut the audio into shorter clips")
+    hidden = F.gelu(encoder.conv1(mel))  # (batch, width, frames)
+    hidden = F.gelu(encoder.conv2(hidden)).permute(0, 2, 1)  # (batch, frames / 2, width)
+    positions = torch.arange(hidden.shape[1], device=hidden.device)
+    hidden = hidden + encoder.embed_positions(positions)
+    hidden = F.dropout(hidden, encoder.dropout, encoder.training)
+    for layer in encoder.layers:
+        hidden = layer(hidden, None)
+    normed: torch.Tensor = encoder.layer_norm(hidden)
+    return normed
+
+
+def _encoder(backbone: Any) -> Any:
+    inner = getattr(backbone, "model", backbone)
+    return getattr(inner, "encoder", inner)
+
+
+def _decoder(backbone: Any) -> Any:
+    return getattr(getattr(backbone, "model", backbone), "decoder", None)

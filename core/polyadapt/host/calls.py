@@ -1,0 +1,113 @@
+"""Calling hooks: the owner only, inside everybody's wrappers, and with the guilty plugin named on failure."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pluggy
+
+from polyadapt import hookspecs
+from polyadapt.errors import PluginError, PolyadaptError
+from polyadapt.hookspecs import PROJECT, Event
+from polyadapt.host import checks
+from polyadapt.host.plugin import Plugin
+from polyadapt.host.trace import attach_trace
+
+logger = logging.getLogger(__name__)
+
+
+class Calls:
+    """Registered implementations and the ways to call them.
+
+    Args:
+        is_traced: whether every call is printed on standard error.
+    """
+
+    def __init__(self, is_traced: bool = False) -> None:
+        self._manager = pluggy.PluginManager(PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+        self._plugins: list[Plugin] = []
+        self._default: object | None = None
+        self._deaf: set[str] = set()
+        if is_traced:
+            attach_trace(self._manager)
+
+    def add(self, plugin: Plugin) -> None:
+        """Register a plugin.
+
+        Raises:
+            PluginError: it breaks the contract of hooks; nothing of it was registered.
+        """
+        assert plugin.module is not None
+        checks.register(self._manager, plugin.name, plugin.module)
+        self._plugins.append(plugin)
+
+    def remove(self, plugin: Plugin) -> None:
+        """Forget a plugin."""
+        self._manager.unregister(plugin.module)
+        self._plugins.remove(plugin)
+
+    def set_default(self, default: object) -> None:
+        """Register the host's own answers, which come last."""
+        self._manager.register(default, "polyadapt defaults")
+        self._default = default
+
+    def implementing(self, hook: str) -> list[Plugin]:
+        """Plugins that implement a hook themselves, wrappers left out."""
+        modules = [item.plugin for item in self._implementations(hook) if not _is_wrapper(item)]
+        return [plugin for plugin in self._plugins if any(plugin.module is module for module in modules)]
+
+    def one(self, hook: str, plugin: Plugin, **arguments: Any) -> None:
+        """Call one plugin's implementation of a registering hook, if it has one."""
+        for item in self._implementations(hook):
+            if item.plugin is plugin.module:
+                item.function(*(arguments[name] for name in item.argnames))
+
+    def owner(self, hook: str, owner: Plugin | None, **arguments: Any) -> Any:
+        """Call the owner's implementation, then the host's default, inside the wrappers of everybody.
+
+        Raises:
+            PolyadaptError: what an implementation raised on purpose, as it is.
+            PluginError: anything else, with the plugin named in which it arose.
+        """
+        kept = (owner.module if owner is not None else None, self._default)
+        others = [item.plugin for item in self._implementations(hook) if not _is_wrapper(item) and not any(item.plugin is module for module in kept)]
+        caller = self._manager.subset_hook_caller(hook, others)
+        try:
+            return caller(**arguments)
+        except PolyadaptError:
+            raise
+        except Exception as error:
+            raise self._blame(hook, owner, error) from error
+
+    def event(self, event: Event) -> None:
+        """Tell every plugin. One that raises is logged once and does not stop the others."""
+        for item in self._implementations("polyadapt_event"):
+            values = {"event": event}
+            try:
+                item.function(*(values[name] for name in item.argnames))
+            except Exception:
+                if item.plugin_name not in self._deaf:
+                    self._deaf.add(item.plugin_name)
+                    logger.exception("plugin %r failed in polyadapt_event; the work goes on, its later failures are not logged", item.plugin_name)
+
+    def _implementations(self, hook: str) -> list[pluggy.HookImpl]:
+        caller: pluggy.HookCaller = getattr(self._manager.hook, hook)
+        return caller.get_hookimpls()
+
+    def _blame(self, hook: str, owner: Plugin | None, error: Exception) -> PluginError:
+        """Name the plugin in whose implementation an error arose: the innermost one of the traceback."""
+        modules = {item.function.__code__: item.plugin for item in self._implementations(hook) if hasattr(item.function, "__code__")}
+        guilty = owner
+        trace = error.__traceback__
+        while trace is not None:
+            module = modules.get(trace.tb_frame.f_code)
+            guilty = next((plugin for plugin in self._plugins if plugin.module is module), guilty)
+            trace = trace.tb_next
+        name = f"plugin {guilty.described}" if guilty is not None else "the host"
+        return PluginError(f"{name} failed in {hook}: {type(error).__name__}: {error}")
+
+
+def _is_wrapper(implementation: pluggy.HookImpl) -> bool:
+    return bool(implementation.wrapper or implementation.hookwrapper)

@@ -1,0 +1,71 @@
+"""The host's own answers, which come last: load by the card, adapt by the method, infer by the task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from polyadapt.errors import PluginError
+from polyadapt.hookspecs import AdaptOptions, hookimpl
+
+if TYPE_CHECKING:
+    from polyadapt.artifact import Artifact
+    from polyadapt.host.registry import Registry
+    from polyadapt.model import Model
+    from polyadapt.options import Options
+
+NAME = "defaults"
+
+
+def import_object(path: str) -> Any:
+    """Import what `"package.module:name"` says.
+
+    Raises:
+        PluginError: there is no such module or name.
+    """
+    module_name, _, name = path.partition(":")
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and module_name.startswith(error.name):
+            raise PluginError(f"a card names {path!r}, and there is no module {error.name!r}") from error
+        raise
+    try:
+        return getattr(module, name)
+    except AttributeError as error:
+        raise PluginError(f"a card names {path!r}, and {module_name} has no {name!r}") from error
+
+
+class Defaults:
+    """Implements the working hooks for owners that do not.
+
+    Args:
+        registry: where cards are looked up.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    @hookimpl(trylast=True)
+    def polyadapt_load_model(self, reference: str, options: Options) -> Model:
+        """Call the implementation that the card names."""
+        card = self._registry.model(reference).card
+        model: Model = import_object(card.implementation)(reference, options)
+        return model
+
+    @hookimpl(trylast=True)
+    def polyadapt_adapt(self, model: Model, method: str, data: Any, options: AdaptOptions) -> Artifact:
+        """Run the method's own `fit`, or the common training loop."""
+        from polyadapt.methods.base import load_method
+        from polyadapt.training import fit
+
+        loaded = load_method(self._registry.methods.get(method).card)
+        return fit(model, loaded, options.method, data, options.settings, options.emit, options.directory, options.resume)
+
+    @hookimpl(trylast=True)
+    def polyadapt_infer(self, model: Model, inputs: list[Any], artifact: Artifact | None, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Forward passes, and the answer that fits the model's task."""
+        from polyadapt.host.inference import answer
+
+        return answer(model, inputs, artifact, options)

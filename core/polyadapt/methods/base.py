@@ -1,0 +1,147 @@
+"""What a method is to the rest of the house, and what every method gets for free.
+
+A method builds a form on a model. The plan, the class head, training, lowering, saving and export follow
+from the form alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from polyadapt.edits import Edit, Form, kind_of
+from polyadapt.edits.form import Composite
+from polyadapt.errors import PluginError, UserError
+from polyadapt.methods.card import MethodCard
+from polyadapt.methods.head import HeadForm
+from polyadapt.model import Model
+
+
+class Method:
+    """Base of methods. Subclasses implement `form`; `fit` only where the common loop does not do."""
+
+    card: MethodCard
+
+    def __init__(self, card: MethodCard) -> None:
+        self.card = card
+
+    def form(self, model: Model, options: Any, generator: torch.Generator) -> Form:
+        """A fresh training form for a model, seeded by `generator`; nothing is attached yet."""
+        raise PluginError(f"method {self.card.id!r} does not implement form")
+
+    def build(self, model: Model, options: Any, generator: torch.Generator) -> Form:
+        """The form with the class head that the model's task needs."""
+        self._check(model)
+        form = self.form(model, options, generator)
+        if model.ports.head is None or not model.task.labels:
+            return form
+        head = HeadForm(model.ports.head.in_features, len(model.task.labels), getattr(options, "head", "linear"), generator)
+        return Composite([form, head])
+
+    def plan(self, model: Model, options: Any, seed: int = 0) -> Plan:
+        """What would be attached and trained; nothing is."""
+        form = self.build(model, options, torch.Generator().manual_seed(seed))
+        return Plan.of(self.card, form, model)
+
+    def _check(self, model: Model) -> None:
+        families = self.card.families
+        if "any" not in families and model.family.card.id not in families:
+            raise UserError(f"method {self.card.id!r} does not fit family {model.family.card.id!r}; it fits: {', '.join(families)}")
+        for port in self.card.ports:
+            if not model.ports.of(port):
+                raise UserError(f"method {self.card.id!r} needs {port} ports, and family {model.family.card.id!r} offers none for task {model.task.kind!r}")
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One edit of a plan. `bytes` counts float32 values of its slots."""
+
+    site: str
+    kind: str
+    variant: str
+    shapes: dict[str, tuple[int, ...]]
+    values: int
+    folds: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"site": self.site, "kind": self.kind, "variant": self.variant, "shapes": {name: list(shape) for name, shape in self.shapes.items()}, "values": self.values, "folds": self.folds}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a method would do to a model."""
+
+    method: str
+    rows: tuple[PlanRow, ...]
+    trainable: int
+    base: int
+    slot_bytes: int
+    identity_at_start: str
+    trains_base: bool = False
+    notes: tuple[str, ...] = field(default_factory=tuple)
+
+    @classmethod
+    def of(cls, card: MethodCard, form: Form, model: Model) -> Plan:
+        """Describe a form that has been built for a model."""
+        rows = tuple(_row(edit) for edit in form.edits())
+        base = sum(parameter.numel() for parameter in model.backbone.parameters())
+        own = sum(parameter.numel() for parameter in form.parameters() if parameter.requires_grad)
+        trained_base = form.count(model) if form.trains_base and hasattr(form, "count") else 0
+        return cls(card.id, rows, own + trained_base, base, 4 * sum(row.values for row in rows), card.identity_at_start, form.trains_base)
+
+    @property
+    def share(self) -> float:
+        """Trainable values as a share of the base."""
+        return self.trainable / self.base if self.base else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "method": self.method,
+            "trainable": self.trainable,
+            "base": self.base,
+            "share": self.share,
+            "slot_bytes": self.slot_bytes,
+            "identity_at_start": self.identity_at_start or "yes",
+            "trains_base": self.trains_base,
+            "rows": [row.to_dict() for row in self.rows],
+        }
+
+
+def _row(edit: Edit) -> PlanRow:
+    shapes = {name: tuple(value.shape) for name, value in edit.tensors.items()}
+    return PlanRow(edit.site, edit.kind, edit.variant, shapes, sum(value.numel() for value in edit.tensors.values()), kind_of(edit.kind).folds)
+
+
+def load_method(card: MethodCard) -> Method:
+    """Import the class that a card names.
+
+    Raises:
+        PluginError: the module or the class is not there, or its import fails.
+    """
+    module_name, _, class_name = card.implementation.partition(":")
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise PluginError(f"method {card.id!r}: cannot import {card.implementation} ({error})") from error
+    method = cls(card)
+    if not isinstance(method, Method):
+        raise PluginError(f"method {card.id!r}: {card.implementation} is not a polyadapt.methods.base.Method")
+    return method
+
+
+def select_ops(model: Model, patterns: Sequence[str], kinds: Sequence[str] = ("linear", "conv")) -> list[Any]:
+    """Op ports at the sites that match, of the given kinds of modules, in the backbone's order.
+
+    Raises:
+        UserError: nothing matches, or what matches is of another kind.
+    """
+    sites = model.ports.select("op", patterns)
+    ports = [model.ports.ops[site] for site in sites if model.ports.ops[site].kind in kinds]
+    if not ports:
+        found = sorted({model.ports.ops[site].kind for site in sites})
+        raise UserError(f"sites {', '.join(patterns)} are {', '.join(found)} ops; this method takes {', '.join(kinds)} ops")
+    return ports

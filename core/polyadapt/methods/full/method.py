@@ -1,0 +1,83 @@
+"""Full fine-tuning: the base's own parameters move while the form is on; the artifact is their difference.
+
+Originals are kept, so switching the form off restores the base bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+import torch
+
+from polyadapt.edits import Edit, Form
+from polyadapt.edits.patches import BaseParameters, ParameterSlice, parameter_slices
+from polyadapt.errors import UserError
+from polyadapt.methods.base import Method
+from polyadapt.methods.full.card import FullOptions
+from polyadapt.model import Model
+
+
+class FullForm(Form):
+    """Moves the chosen parameters of the base in place."""
+
+    trains_base = True
+
+    def __init__(self, slices: list[ParameterSlice]) -> None:
+        super().__init__()
+        self._slices = slices
+        self._original = {id(part.parameter): part.parameter.detach().clone() for part in slices}
+        self._moved: dict[int, torch.Tensor] = {}
+
+    def count(self, model: Model) -> int:
+        """Values of the base that train."""
+        return sum(parameter.numel() for parameter in self._parameters())
+
+    def edits(self) -> list[Edit]:
+        return []
+
+    def switch_on(self, base: BaseParameters) -> None:
+        for parameter in self._parameters():
+            parameter.requires_grad_(True)
+            if id(parameter) in self._moved:
+                parameter.data.copy_(self._moved[id(parameter)])
+
+    def switch_off(self, base: BaseParameters) -> None:
+        for parameter in self._parameters():
+            self._moved[id(parameter)] = parameter.detach().clone()
+            parameter.requires_grad_(False)
+            parameter.grad = None
+            parameter.data.copy_(self._original[id(parameter)])
+
+    def lower(self) -> list[Edit]:
+        edits: dict[str, dict[str, torch.Tensor]] = {}
+        for part in self._slices:
+            original = ParameterSlice(part.site, part.tensor, torch.nn.Parameter(self._original[id(part.parameter)], requires_grad=False), part.rows, part.dim)
+            moved = ParameterSlice(part.site, part.tensor, torch.nn.Parameter(self._now(part.parameter), requires_grad=False), part.rows, part.dim)
+            edits.setdefault(part.site, {})[part.tensor] = (moved.view() - original.view()).contiguous()
+        return [Edit(site, "patch", tensors) for site, tensors in edits.items()]
+
+    def trained(self) -> dict[str, torch.Tensor]:
+        return {f"{index}": parameter.detach() for index, parameter in enumerate(self._parameters())}
+
+    def load_trained(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        for index, parameter in enumerate(self._parameters()):
+            parameter.data.copy_(tensors[f"{index}"])
+
+    def _now(self, parameter: torch.nn.Parameter) -> torch.Tensor:
+        return parameter.detach() if parameter.requires_grad else self._moved.get(id(parameter), self._original[id(parameter)])
+
+    def _parameters(self) -> list[torch.nn.Parameter]:
+        return list({id(part.parameter): part.parameter for part in self._slices}.values())
+
+
+class Full(Method):
+    """The method `full`."""
+
+    def form(self, model: Model, options: FullOptions, generator: torch.Generator) -> Form:
+        excluded = set(model.family.head_parameters(model.backbone))
+        heads = {id(parameter) for name, parameter in model.backbone.named_parameters() if name in excluded}
+        slices = [part for part in parameter_slices(model.backbone, model.ports) if id(part.parameter) not in heads and any(fnmatchcase(part.site, glob) for glob in options.sites)]
+        if not slices:
+            raise UserError(f"no parameter matches {', '.join(options.sites)} in family {model.family.card.id}")
+        return FullForm(slices)

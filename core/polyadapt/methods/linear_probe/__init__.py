@@ -1,0 +1,1 @@
+"""A class head on the frozen backbone."""

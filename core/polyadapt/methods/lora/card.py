@@ -1,0 +1,38 @@
+"""LoRA: low-rank updates beside frozen projections.
+
+Paper: LoRA: Low-Rank Adaptation of Large Language Models, Hu et al. 2021, arXiv 2106.09685.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from polyadapt.methods.base_options import AdapterOptions
+from polyadapt.methods.card import MethodCard, Paper
+
+
+class LoraOptions(AdapterOptions):
+    """Options of LoRA."""
+
+    sites: tuple[str, ...] = Field(("attn.q", "attn.v"), description="globs over sites; q and v as in the paper's section 4.2")
+    rank: int = Field(8, ge=1, description="r; 8 as in the paper's GPT-2 runs")
+    alpha: float = Field(16.0, gt=0, description="the update is scaled by alpha / rank (by alpha / sqrt(rank) with rank_stabilised)")
+    dropout: float = Field(0.0, ge=0, lt=1, description="on the input of the update, while training")
+    rank_stabilised: bool = Field(False, description="scale by alpha / sqrt(rank) (arXiv 2312.03732)")
+    rank_pattern: dict[str, int] = Field({}, description="rank of single sites by glob; the first that matches holds")
+    alpha_pattern: dict[str, float] = Field({}, description="alpha of single sites by glob; the first that matches holds")
+
+
+CARD = MethodCard(
+    id="lora",
+    title="Low-rank adaptation (LoRA)",
+    kind="edits",
+    domains=("any",),
+    options=LoraOptions,
+    implementation="polyadapt.methods.lora.method:Lora",
+    paper=Paper("LoRA: Low-Rank Adaptation of Large Language Models", "2106.09685", 2021),
+    ports=("op",),
+    exports=("slots", "merged"),
+    folds=True,
+    learning_rate=1e-3,
+)

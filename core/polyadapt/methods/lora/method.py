@@ -1,0 +1,64 @@
+"""LoRA: h + (alpha / r) (x A) B with A [in, r] random and B [r, out] zero, on linear, fused, convolutional and embedding sites.
+
+Paper: LoRA: Low-Rank Adaptation of Large Language Models (arXiv 2106.09685). Official code: microsoft/LoRA (MIT).
+Ours: input-major factors, and each of q, k and v its own site even where a library fuses them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from polyadapt.edits import Edit, Form
+from polyadapt.methods.base import Method, select_ops
+from polyadapt.methods.lora.card import LoraOptions
+from polyadapt.model import Model
+from polyadapt.sites import OpPort, matches, module_name
+
+Value = TypeVar("Value", int, float)
+
+
+class LoraForm(Form):
+    """Factors A and B per site; the scale enters B when they become edits."""
+
+    def __init__(self, ports: list[OpPort], options: LoraOptions, generator: torch.Generator) -> None:
+        super().__init__()
+        self.a, self.b = nn.ParameterDict(), nn.ParameterDict()
+        self._sites = [port.site for port in ports]
+        self._dropout = options.dropout
+        self._scales = {}
+        for port in ports:
+            rank = by_pattern(options.rank_pattern, port.site, options.rank)
+            alpha = by_pattern(options.alpha_pattern, port.site, options.alpha)
+            self._scales[port.site] = alpha / (math.sqrt(rank) if options.rank_stabilised else rank)
+            self.a[module_name(port.site)] = nn.Parameter(initial_a(port, rank, generator))  # (in, r)
+            self.b[module_name(port.site)] = nn.Parameter(torch.zeros(rank, port.out_features))  # (r, out)
+
+    def edits(self) -> list[Edit]:
+        return [
+            Edit(site, "lowrank", {"a": self.a[module_name(site)], "b": self.b[module_name(site)] * self._scales[site]}, dropout=self._dropout) for site in self._sites
+        ]
+
+
+class Lora(Method):
+    """The method `lora`."""
+
+    def form(self, model: Model, options: LoraOptions, generator: torch.Generator) -> Form:
+        return LoraForm(select_ops(model, options.sites, ("linear", "conv", "embedding")), options, generator)
+
+
+def initial_a(port: OpPort, rank: int, generator: torch.Generator) -> torch.Tensor:
+    """A [in, r] as torch draws a Linear's weight (Kaiming uniform with a = sqrt 5, the official code's choice); normal for embeddings."""
+    if port.kind == "embedding":
+        return torch.randn(port.in_features, rank, generator=generator)
+    bound = 1.0 / math.sqrt(port.in_features)
+    return (torch.rand(port.in_features, rank, generator=generator) * 2 - 1) * bound
+
+
+def by_pattern(patterns: Mapping[str, Value], site: str, default: Value) -> Value:
+    """The value of the first glob that matches a site."""
+    return next((value for pattern, value in patterns.items() if matches(site, pattern)), default)

@@ -1,0 +1,91 @@
+"""Options of model references. Everything is light: listings show them without importing a library."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from polyadapt.options import Options
+
+
+class LoadOptions(Options):
+    """What every reference takes."""
+
+    task: str = Field("", description="what the model is asked to do; by default the first task of its family")
+    labels: tuple[str, ...] = Field((), description="names of the classes of the model's own head, in order, separated by commas in a reference")
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """`a,b,c` behind a `?` becomes three names."""
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+class SourceOptions(LoadOptions):
+    """What references to a library's model take."""
+
+    pretrained: bool = Field(True, description="false builds random weights, seeded by `seed`: for trials and tests")
+    seed: int = Field(0, ge=0, description="seed of random weights")
+    allow_download: bool = Field(False, description="true lets the library use the network; without it only local files are read")
+
+
+class TimmOptions(SourceOptions):
+    """Options of `timm:`."""
+
+    weights: str = Field("", description="a local .safetensors file (or .pth, .bin read with weights_only=True) instead of timm's own weights")
+    num_classes: int | None = Field(None, ge=0, description="size of the head; 0 takes it off. Pretrained heads keep theirs by default")
+    image_size_px: int | None = Field(None, ge=1, description="height and width; the weights' own by default")
+
+
+class HfOptions(SourceOptions):
+    """Options of `hf:`."""
+
+    revision: str = Field("", description="branch, tag or commit on the hub")
+    gguf_file: str = Field("", description="name of a .gguf file in the folder, which is turned into float32")
+    num_classes: int | None = Field(None, ge=2, description="size of a random head; only with pretrained=false")
+    maximum_tokens: int = Field(128, ge=1, description="longer texts are cut")
+    maximum_seconds: float = Field(30.0, gt=0, description="longer recordings are cut")
+    language: str = Field("", description="Whisper: language of the recordings, such as fr; English by default")
+
+
+class TorchaudioOptions(SourceOptions):
+    """Options of `torchaudio:`."""
+
+    weights: str = Field("", description="a local state dict (.safetensors, or .pt, .pth read with weights_only=True)")
+    maximum_seconds: float = Field(30.0, gt=0, description="longer recordings are cut")
+
+
+class DiffusersOptions(SourceOptions):
+    """Options of `diffusers:`."""
+
+    subfolder: str = Field("", description="folder of the U-Net inside the pipeline; `unet` where a pipeline is given")
+    revision: str = Field("", description="branch, tag or commit on the hub")
+
+
+class PackagedImageOptions(LoadOptions):
+    """Options of image models whose weights a package carries."""
+
+    image_size_px: int = Field(224, ge=32, description="height and width; 224 is what the weights were trained with")
+
+
+class PackagedTextOptions(LoadOptions):
+    """Options of text models whose weights a package carries."""
+
+    maximum_tokens: int = Field(128, ge=1, description="longer texts are cut")
+
+
+class WhisperOptions(LoadOptions):
+    """Options of Whisper models whose weights a package carries."""
+
+    language: str = Field("en", description="language of the recordings, for instance fr; only the multilingual model knows others than en")
+    maximum_seconds: float = Field(30.0, gt=0, le=30.0, description="longer recordings are cut; Whisper hears 30 s at most")
+    pad_to_seconds: float | None = Field(None, gt=0, le=30.0, description="silence is added up to this length; 30 is what Whisper was trained with, none is faster")
+
+
+class TinyOptions(LoadOptions):
+    """Options of tiny random models."""
+
+    seed: int = Field(0, ge=0, description="seed of the weights")
+    num_classes: int | None = Field(None, ge=2, description="size of the head; ignored where labels are given")
+    image_size_px: int | None = Field(None, ge=8, description="height and width that pictures are brought to")

@@ -1,0 +1,56 @@
+"""Training: one thin loop for every method, its settings, checkpoints and the cache of frozen prefixes.
+
+Names are resolved at first use, so importing events or settings imports no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from polyadapt.training.events import Event
+from polyadapt.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from polyadapt.training.batches import Batch, TrainingData
+    from polyadapt.training.estimate import Estimate, estimate
+    from polyadapt.training.fit import Run, fit, fit_form
+    from polyadapt.training.form import TrainResult, train_form
+    from polyadapt.training.losses import Objective, objective_for
+
+_PLACES = {
+    "Batch": "batches",
+    "Estimate": "estimate",
+    "Objective": "losses",
+    "Run": "fit",
+    "TrainResult": "form",
+    "TrainingData": "batches",
+    "estimate": "estimate",
+    "fit": "fit",
+    "fit_form": "fit",
+    "objective_for": "losses",
+    "train_form": "form",
+}
+
+__all__ = [
+    "Batch",
+    "Estimate",
+    "Event",
+    "Objective",
+    "Run",
+    "TrainResult",
+    "TrainSettings",
+    "TrainingData",
+    "estimate",
+    "fit",
+    "fit_form",
+    "objective_for",
+    "train_form",
+]
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)

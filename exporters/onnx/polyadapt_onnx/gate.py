@@ -1,0 +1,179 @@
+"""The gate: a graph is kept only when it agrees with torch and when every slot does something.
+
+Parity is measured at other sizes than the traced ones, relative to max|reference|. Effects are measured
+at a seeded state without zero factors, because an absolute tolerance alone passes with a dead adapter.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from polyadapt.errors import ExportError
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One recorded comparison. `slots` are fed beside the inputs; `artifact` names where they come from."""
+
+    name: str
+    artifact: str | None
+    sizes: Mapping[str, int]
+    inputs: Arrays
+    slots: Arrays
+    expected: Arrays
+
+
+@dataclass
+class GateReport:
+    """What was measured; `ok` decides whether the bundle is kept."""
+
+    tolerance: float
+    cause: str = ""
+    cases: list[dict[str, Any]] = field(default_factory=list)
+    effects: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return all(row["ok"] for row in (*self.cases, *self.effects))
+
+    @property
+    def max_error(self) -> float:
+        return max((row["error"] for row in self.cases), default=0.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"ok": self.ok, "tolerance": self.tolerance, "cause": self.cause, "max_relative_error": self.max_error, "cases": self.cases, "effects": self.effects}
+
+    def require(self) -> None:
+        """Raise when anything failed.
+
+        Raises:
+            ExportError: naming the first failures.
+        """
+        failed = [row for row in (*self.cases, *self.effects) if not row["ok"]]
+        if failed:
+            words = "; ".join(row["message"] for row in failed[:3])
+            raise ExportError(f"the exported graph did not pass the gate ({len(failed)} of {len(self.cases) + len(self.effects)} checks failed): {words}; nothing was written")
+
+
+class Graph:
+    """An onnxruntime session on the CPU, one thread, so that repeats are comparable bit for bit."""
+
+    def __init__(self, path: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = 1
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise ExportError(f"onnxruntime refuses the exported graph: {error}") from error
+        self.outputs = [value.name for value in self._session.get_outputs()]
+        self.overridable = {value.name for value in self._session.get_overridable_initializers()}
+
+    def run(self, inputs: Arrays, slots: Arrays) -> Arrays:
+        try:
+            values = self._session.run(self.outputs, {**inputs, **slots})
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise ExportError(f"the exported graph fails at run time: {reason}") from error
+        return dict(zip(self.outputs, values, strict=True))
+
+
+def relative_error(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+    """max|found - expected| / max|expected|; infinite where shapes or not-a-number patterns differ."""
+    if found.shape != expected.shape or not np.array_equal(np.isnan(found), np.isnan(expected)):
+        return float("inf")
+    if expected.size == 0:
+        return 0.0
+    scale = float(np.nanmax(np.abs(expected))) if not np.isnan(expected).all() else 1.0
+    return float(np.nanmax(np.abs(found - expected), initial=0.0)) / max(scale, 1e-30)
+
+
+def check_parity(graph: Graph, cases: Sequence[Case], report: GateReport) -> None:
+    """Compare every output of every case with torch."""
+    for case in cases:
+        found = graph.run(case.inputs, case.slots)
+        for output, expected in case.expected.items():
+            error = relative_error(found[output], expected)
+            ok = error <= report.tolerance
+            where = f"{case.name}, output {output}, sizes {dict(case.sizes)}"
+            message = f"{where}: relative error {error:.2g}, tolerance {report.tolerance:.0e}"
+            report.cases.append({"name": case.name, "artifact": case.artifact, "sizes": dict(case.sizes), "output": output, "error": error, "tolerance": report.tolerance, "ok": ok, "message": message})
+
+
+def check_swap(graph: Graph, case_by_artifact: Mapping[str | None, Case], report: GateReport) -> None:
+    """Base and artifacts in turn, there and back: every answer repeats bit for bit."""
+    order = [*case_by_artifact, *reversed(list(case_by_artifact))]
+    inputs = next(iter(case_by_artifact.values())).inputs
+    first: dict[str | None, Arrays] = {}
+    for name in order:
+        found = graph.run(inputs, case_by_artifact[name].slots)
+        if name not in first:
+            first[name] = found
+            continue
+        same = all(np.array_equal(found[output], first[name][output], equal_nan=True) for output in found)
+        report.effects.append({"check": "swap", "artifact": name, "ok": same, "message": f"{name or 'base'} after swapping {'repeats bit for bit' if same else 'differs from its first run'}"})
+
+
+def check_artifact_effect(graph: Graph, base: Case, case: Case, report: GateReport) -> None:
+    """An artifact must change the output, and the error must be small beside the change."""
+    plain, adapted = graph.run(case.inputs, {}), graph.run(case.inputs, case.slots)
+    change = max(_change(adapted[output], plain[output]) for output in adapted)
+    worst = max(float(np.max(np.abs(adapted[output] - expected), initial=0.0)) for output, expected in case.expected.items() if adapted[output].shape == expected.shape)
+    same_shape = [output for output in adapted if adapted[output].shape == plain[output].shape]
+    largest = max((float(np.max(np.abs(adapted[output] - plain[output]), initial=0.0)) for output in same_shape), default=float("inf"))
+    alive = change > 0
+    small = len(same_shape) < len(adapted) or worst <= 0.01 * largest
+    message = f"artifact {case.artifact or case.name}: " + ("changes nothing" if not alive else f"error {worst:.2g} beside a change of {largest:.2g}")
+    report.effects.append({"check": "artifact", "artifact": case.artifact, "change": change, "ok": alive and small, "message": message})
+
+
+def check_slot_effects(graph: Graph, case: Case, no_effect: Mapping[str, str], report: GateReport) -> None:
+    """Perturb each slot alone, at a state without zero factors; declared nulls must stay null.
+
+    A slot counts as alive when an output moves by more than ten times the gate's tolerance or, for slots
+    of small influence, when doubling the perturbation moves it visibly at all.
+    """
+    reference = graph.run(case.inputs, case.slots)
+    for name, value in case.slots.items():
+        if not value.size:
+            continue
+        reason = next((why for glob, why in no_effect.items() if fnmatch.fnmatchcase(name.rsplit(".", 1)[0], glob)), "")
+        if name.endswith(":prototypes.cosine"):
+            perturbed = {**case.slots, name: 1.0 - value}
+        else:
+            noise = np.random.default_rng(0).standard_normal(value.shape).astype(value.dtype)
+            perturbed = {**case.slots, name: value + noise * max(float(np.std(value)), 0.1)}
+        found = graph.run(case.inputs, perturbed)
+        change = max(relative_error(found[output], reference[output]) for output in found)
+        alive = change > 10 * report.tolerance if reason else change > 0
+        ok = alive != bool(reason)
+        message = f"slot {name}: " + (f"declared without effect ({reason}) but moves the output by {change:.2g}" if reason else f"moves no output (relative change {change:.2g})")
+        report.effects.append({"check": "slot", "slot": name, "change": change, "declared_null": reason, "ok": ok, "message": message if not ok else f"slot {name}: relative change {change:.2g}"})
+
+
+def numpy_of(tensors: Mapping[str, torch.Tensor]) -> Arrays:
+    """Tensors as contiguous arrays."""
+    return {name: np.ascontiguousarray(value.detach().cpu().numpy()) for name, value in tensors.items()}
+
+
+def expected_outputs(run: Callable[[], Mapping[str, torch.Tensor]], names: Sequence[str]) -> Arrays:
+    """torch's answers for the named outputs."""
+    with torch.no_grad():
+        outputs = run()
+    return numpy_of({name: outputs[name] for name in names})
+
+
+def _change(found: npt.NDArray[Any], reference: npt.NDArray[Any]) -> float:
+    return 1.0 if found.shape != reference.shape else relative_error(found, reference)

@@ -1,0 +1,167 @@
+"""Everything of a bundle but its graph: artifacts, assets, recorded cases, README and the manifest."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from polyadapt.artifact import Artifact
+from polyadapt.edits.edit import slots_of
+from polyadapt.families.card import ExportRecipe
+from polyadapt.files import sha256_file, write_json
+from polyadapt.model import Model
+from polyadapt.signature import Signature, TensorSpec
+from polyadapt.tensors import save_tensors
+from polyadapt_onnx.gate import Case, GateReport
+from polyadapt_onnx.slots import SlotGroup, describe
+
+FORMAT = 1
+LIBRARIES = ("polyadapt", "torch", "onnx", "onnxruntime", "onnxscript", "transformers", "timm", "torchaudio", "diffusers")
+
+
+def write_bundle_files(
+    staging: Path,
+    model: Model,
+    signature: Signature,
+    recipe: ExportRecipe,
+    form: str,
+    name: str,
+    groups: Sequence[SlotGroup],
+    artifacts: Mapping[str, Artifact],
+    cases: Sequence[Case],
+    report: GateReport,
+) -> None:
+    """Write what belongs beside `onnx/` and, last of all, the manifest with every file's digest."""
+    write_parity(staging, cases, report)
+    described = {title: write_artifact(staging, title, artifact, form) for title, artifact in artifacts.items()}
+    assets = write_assets(staging, model)
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "name": name,
+        "base_id": model.base_id,
+        "family": model.family.card.id,
+        "reference": model.reference if not model.reference.startswith(("/", "hf:/", "timm:/")) else model.reference.rsplit("/", 1)[-1],
+        "form": form,
+        "task": {"kind": model.task.kind, "labels": list(_labels(model, artifacts, form)), "metric": model.task.metric, "details": dict(model.task.details)},
+        "graphs": {"model": describe_graph(staging, signature, recipe, model)},
+        "slots": describe(groups),
+        "artifacts": described,
+        "preprocess": dict(model.processor.spec) if model.processor is not None else None,
+        "postprocess": {"kind": model.task.kind},
+        "assets": assets,
+        "licences": model.licences,
+        "versions": versions(),
+        "parity": {"ok": report.ok, "max_relative_error": report.max_error, "tolerance": report.tolerance, "cause": report.cause},
+    }
+    if model.task.kind == "causal-lm":
+        layers, heads, size = model.family.cache_shape(model.backbone)
+        manifest["generation"] = {**model.generation, "past": {"layers": layers, "heads": heads, "head_size": size}}
+    (staging / "README.md").write_text(readme(manifest), encoding="utf-8")
+    manifest["files"] = {
+        path.relative_to(staging).as_posix(): {"sha256": sha256_file(path), "size": path.stat().st_size} for path in sorted(staging.rglob("*")) if path.is_file()
+    }
+    write_json(staging / "manifest.json", manifest)
+
+
+def describe_graph(staging: Path, signature: Signature, recipe: ExportRecipe, model: Model) -> dict[str, Any]:
+    """One entry of the manifest's `graphs`."""
+    import onnx
+
+    path = staging / "onnx" / "model.onnx"
+    data = sorted(f"onnx/{other.name}" for other in path.parent.iterdir() if other != path)
+    head = onnx.load(str(path), load_external_data=False)
+    classes = {"logits": ("batch", "classes")} if model.ports.head is not None else {}
+    outputs = [TensorSpec(spec.name, classes.get(spec.name, spec.shape), spec.dtype, spec.meaning, spec.unit) for spec in signature.outputs]
+    return {
+        "file": "onnx/model.onnx",
+        "data": data,
+        "opset": head.opset_import[0].version,
+        "ir": head.ir_version,
+        "exporter": recipe.exporter,
+        "inputs": [spec.to_dict() for spec in signature.inputs],
+        "outputs": [spec.to_dict() for spec in outputs],
+    }
+
+
+def write_artifact(staging: Path, name: str, artifact: Artifact, form: str) -> dict[str, Any]:
+    """An artifact's lowered slots and its line in the manifest; a merged one has no tensors of its own."""
+    entry: dict[str, Any] = {
+        "method": artifact.method,
+        "base_id": artifact.base_id,
+        "labels": list(artifact.labels),
+        "metrics": dict(artifact.provenance.get("metrics", {})),
+        "slots": [],
+    }
+    if form == "merged":
+        return entry
+    slots = slots_of(artifact.edits)
+    folder = staging / "artifacts" / name
+    save_tensors(folder / "slots.safetensors", slots)
+    entry["slots"] = list(slots)
+    entry["file"] = f"artifacts/{name}/slots.safetensors"
+    write_json(folder / "slots.json", {"name": name, **{key: value for key, value in entry.items() if key != "file"}})
+    return entry
+
+
+def write_assets(staging: Path, model: Model) -> dict[str, str]:
+    """Copies of the files that the runtime's pre-processing needs."""
+    assets = {}
+    for name, source in (model.processor.assets if model.processor is not None else {}).items():
+        target = staging / "assets" / Path(source).name
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(source, target)
+        assets[name] = f"assets/{target.name}"
+    return assets
+
+
+def write_parity(staging: Path, cases: Sequence[Case], report: GateReport) -> None:
+    """The gate's report and the recorded cases, with which a bundle tests itself without torch."""
+    tensors: dict[str, torch.Tensor] = {}
+    listed = []
+    for case in cases:
+        listed.append({"name": case.name, "artifact": case.artifact, "sizes": dict(case.sizes)})
+        for part, arrays in (("in", case.inputs), ("out", case.expected)):
+            tensors.update({f"{case.name}/{part}/{key}": torch.from_numpy(value) for key, value in arrays.items()})
+        if case.artifact is None:
+            tensors.update({f"{case.name}/slot/{key}": torch.from_numpy(value) for key, value in case.slots.items()})
+    folder = staging / "parity"
+    save_tensors(folder / "cases.safetensors", tensors)
+    write_json(folder / "cases.json", {"cases": listed})
+    write_json(folder / "report.json", report.to_dict())
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that were present."""
+    found = {}
+    for library in LIBRARIES:
+        try:
+            found[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def readme(manifest: Mapping[str, Any]) -> str:
+    """A card with the lines of code that run the bundle."""
+    names = list(manifest["artifacts"])
+    call = f'b(x, artifact="{names[0]}")' if names and manifest["form"] == "slots" else "b(x)"
+    licences = "\n".join(f"- {what}: {licence}" for what, licence in manifest["licences"].items()) or "- none recorded"
+    artifacts = "\n".join(f"- `{name}`: method {entry['method']}, {len(entry['labels'])} classes" for name, entry in manifest["artifacts"].items()) or "- none"
+    parity = manifest["parity"]
+    return (
+        f"# {manifest['name']}\n\nTask {manifest['task']['kind']}, family {manifest['family']}, form `{manifest['form']}`.\n"
+        f"Agreement with torch: largest relative error {parity['max_relative_error']:.1e}, tolerance {parity['tolerance']:.0e}.\n\n"
+        f'```python\nfrom polyadapt_runtime import Bundle\nb = Bundle("{manifest["name"]}.bundle")\nprint({call})\n```\n\n## Artifacts\n\n{artifacts}\n\n## Licences\n\n{licences}\n'
+    )
+
+
+def _labels(model: Model, artifacts: Mapping[str, Artifact], form: str) -> tuple[str, ...]:
+    if form == "merged":
+        return next(iter(artifacts.values())).labels or model.task.labels
+    own = model.ports.head is not None and len(model.task.labels) == model.ports.head.out_features
+    return model.task.labels if own else ()

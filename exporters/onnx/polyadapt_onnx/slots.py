@@ -1,0 +1,91 @@
+"""Which slots a bundle has: the union of what its artifacts need, with identity defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from polyadapt.artifact import Artifact
+from polyadapt.edits import Edit, kind_of
+from polyadapt.edits.edit import group_name, slot_name
+from polyadapt.errors import UserError
+from polyadapt.sites import Ports
+
+
+@dataclass(frozen=True)
+class SlotGroup:
+    """The slots of one edit: `shapes` with symbols on free axes, and the identity as default."""
+
+    site: str
+    kind: str
+    variant: str
+    shapes: Mapping[str, tuple[int | str, ...]]
+    default: Mapping[str, torch.Tensor]
+
+    @property
+    def key(self) -> str:
+        return group_name(self.site, self.kind, self.variant)
+
+    def names(self) -> dict[str, str]:
+        """Slot name by tensor."""
+        return {tensor: slot_name(self.site, self.kind, self.variant, tensor) for tensor in self.shapes}
+
+
+def slot_groups(ports: Ports, artifacts: Iterable[Artifact]) -> list[SlotGroup]:
+    """The union of the artifacts' edits as groups of slots; a class head is always a slot.
+
+    Raises:
+        UserError: an artifact holds a kind that has no slots, with the form that takes it.
+    """
+    wanted: dict[tuple[str, str, str], None] = {}
+    if ports.head is not None:
+        wanted[("head", "prototypes", "")] = None
+    for artifact in artifacts:
+        for edit in artifact.edits:
+            if not kind_of(edit.kind).has_slots or edit.kind == "module":
+                raise UserError(f"{artifact.method} changes {edit.key}, and {edit.kind} has no slots; export it with form='merged'")
+            wanted[(edit.site, edit.kind, edit.variant)] = None
+    return [slot_group(ports, *key) for key in wanted]
+
+
+def slot_group(ports: Ports, site: str, kind_name: str, variant: str) -> SlotGroup:
+    """The slots of one edit at one port."""
+    kind = kind_of(kind_name)
+    port = ports.get(kind.port, site)
+    return SlotGroup(site, kind_name, variant, kind.shapes(port, variant), kind.identity(port, variant))
+
+
+def example_edits(ports: Ports, groups: Iterable[SlotGroup], sizes: Iterable[int], generator: torch.Generator) -> list[Edit]:
+    """Seeded edits without a zero factor; free axes take `sizes` in turn, so that ranks are mixed."""
+    cycle = list(sizes)
+    made = []
+    for index, group in enumerate(groups):
+        kind = kind_of(group.kind)
+        tensors = kind.example(ports.get(kind.port, group.site), group.variant, cycle[index % len(cycle)], generator)
+        made.append(Edit(group.site, group.kind, tensors, group.variant))
+    return made
+
+
+def free_axes(shape: tuple[int | str, ...]) -> tuple[int, ...]:
+    """Positions whose size each artifact chooses."""
+    return tuple(axis for axis, size in enumerate(shape) if isinstance(size, str))
+
+
+def describe(groups: Iterable[SlotGroup]) -> dict[str, dict[str, Any]]:
+    """The manifest's `slots`."""
+    table = {}
+    for group in groups:
+        for tensor, name in group.names().items():
+            table[name] = {
+                "dtype": "float32",
+                "shape": list(group.shapes[tensor]),
+                "default_shape": list(group.default[tensor].shape),
+                "site": group.site,
+                "kind": group.kind,
+                "variant": group.variant,
+                "tensor": tensor,
+            }
+    return table

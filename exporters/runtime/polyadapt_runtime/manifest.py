@@ -1,0 +1,268 @@
+"""`manifest.json`, format 1: read, checked field by field, and handed out as plain data."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from polyadapt_runtime.errors import ManifestError
+from polyadapt_runtime.files import MANIFEST, check_external_data, check_tree, safe_relative
+from polyadapt_runtime.tensors import unique_keys
+
+FORMAT = 1
+FORMS = ("slots", "merged")
+MAXIMUM_BYTES = 64 << 20
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One overridable tensor. `shape` mixes numbers and symbols; a symbol is shared within the slot's group."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    site: str
+    kind: str
+    variant: str
+    tensor: str
+
+    @property
+    def group(self) -> str:
+        """`site:kind[~variant]`: the slots of one edit."""
+        return self.name.rpartition(".")[0]
+
+
+@dataclass(frozen=True)
+class ArtifactEntry:
+    """An artifact as a manifest, or the file beside it, describes it."""
+
+    file: str
+    base_id: str
+    slots: tuple[str, ...]
+    method: str = ""
+    labels: tuple[str, ...] = ()
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Port:
+    """A named input or output of a graph."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    meaning: str = ""
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One ONNX file of the bundle, with the files that hold its weights."""
+
+    file: str
+    data: tuple[str, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a bundle says about itself. `raw` is the whole table as it stands in the file."""
+
+    name: str
+    base_id: str
+    form: str
+    task: str
+    labels: tuple[str, ...]
+    graphs: Mapping[str, Graph]
+    slots: Mapping[str, Slot]
+    artifacts: Mapping[str, ArtifactEntry]
+    preprocess: Mapping[str, Any]
+    postprocess: Mapping[str, Any]
+    assets: Mapping[str, str]
+    generation: Mapping[str, Any]
+    files: Mapping[str, tuple[str, int]]
+    raw: Mapping[str, Any]
+
+    @property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """Slot names by group."""
+        groups: dict[str, tuple[str, ...]] = {}
+        for slot in self.slots.values():
+            groups[slot.group] = (*groups.get(slot.group, ()), slot.name)
+        return groups
+
+
+def read_manifest(root: Path, verify: bool = True) -> Manifest:
+    """Read a bundle's manifest and compare the folder with it.
+
+    Args:
+        root: the bundle's folder.
+        verify: whether to compare digests; names, links and sizes are always checked.
+
+    Raises:
+        ManifestError: no manifest, another format, or a field that is wrong.
+        IntegrityError: the folder is not what the manifest lists.
+    """
+    path = root / MANIFEST
+    if path.is_symlink() or not path.is_file():
+        raise ManifestError(f"{root} is not a bundle: it has no {MANIFEST}; give the folder that `export` wrote")
+    manifest = parse_manifest(read_table(path), str(path))
+    check_tree(root, manifest.files, verify)
+    for graph in manifest.graphs.values():
+        check_external_data(root, graph.file, graph.data)
+    return manifest
+
+
+def parse_manifest(table: Mapping[str, Any], where: str = MANIFEST) -> Manifest:
+    """Check a manifest's table.
+
+    Raises:
+        ManifestError: another format, or a field that is missing or of the wrong sort.
+        UnsafePathError: a path that leaves the bundle.
+    """
+    if table.get("format") != FORMAT:
+        raise ManifestError(f"{where}: bundle format {table.get('format')!r}, this version reads format {FORMAT}; update polyadapt-runtime")
+    form = need(table, "form", str, where)
+    if form not in FORMS:
+        raise ManifestError(f"{where}: form {form!r}; this version knows {', '.join(FORMS)}")
+    files = {str(safe_relative(path)): _digest(entry, f"{where}: files[{path!r}]") for path, entry in need(table, "files", dict, where).items()}
+    task = need(table, "task", dict, where)
+    manifest = Manifest(
+        name=need(table, "name", str, where),
+        base_id=need(table, "base_id", str, where),
+        form=form,
+        task=need(task, "kind", str, f"{where}: task"),
+        labels=strings(task, "labels", f"{where}: task"),
+        graphs={name: _graph(entry, f"{where}: graphs.{name}") for name, entry in need(table, "graphs", dict, where).items()},
+        slots={name: _slot(name, entry, f"{where}: slots[{name!r}]") for name, entry in need(table, "slots", dict, where).items()},
+        artifacts={name: artifact_entry(entry, f"{where}: artifacts.{name}") for name, entry in need(table, "artifacts", dict, where).items()},
+        preprocess=need(table, "preprocess", dict, where),
+        postprocess=need(table, "postprocess", dict, where),
+        assets={name: str(path) for name, path in need(table, "assets", dict, where).items()},
+        generation=table.get("generation") or {},
+        files=files,
+        raw=table,
+    )
+    _check_references(manifest, where)
+    return manifest
+
+
+def artifact_entry(table: object, where: str, file: str | None = None) -> ArtifactEntry:
+    """An artifact's description; `file` says where its tensors are when the table does not.
+
+    Raises:
+        ManifestError: a field is missing or of the wrong sort.
+    """
+    if not isinstance(table, dict):
+        raise ManifestError(f"{where} must be a table")
+    return ArtifactEntry(
+        file=need(table, "file", str, where) if file is None else file,
+        base_id=need(table, "base_id", str, where),
+        slots=strings(table, "slots", where),
+        method=str(table.get("method", "")),
+        labels=strings(table, "labels", where) if table.get("labels") is not None else (),
+        metrics=table.get("metrics") or {},
+    )
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """The table in a JSON file.
+
+    Raises:
+        ManifestError: it cannot be read, or is something else.
+    """
+    try:
+        if path.stat().st_size > MAXIMUM_BYTES:
+            raise ManifestError(f"{path} has more than {MAXIMUM_BYTES} bytes")
+        table = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
+    except OSError as error:
+        raise ManifestError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{path} is not valid JSON ({error}); copy it again") from error
+    if not isinstance(table, dict):
+        raise ManifestError(f"{path} must hold a table, found {type(table).__name__}")
+    return table
+
+
+def need(table: Mapping[str, Any], key: str, kind: type[T], where: str) -> T:
+    """A field of a given type.
+
+    Raises:
+        ManifestError: it is missing or of another type.
+    """
+    value = table.get(key)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ManifestError(f"{where}: {key} must be {kind.__name__}, found {type(value).__name__ if key in table else 'nothing'}")
+    return value
+
+
+def strings(table: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    """A field that is a list of strings.
+
+    Raises:
+        ManifestError: it is something else.
+    """
+    value = need(table, key, list, where)
+    if not all(isinstance(item, str) for item in value):
+        raise ManifestError(f"{where}: {key} must be a list of strings")
+    return tuple(value)
+
+
+def _graph(table: object, where: str) -> Graph:
+    if not isinstance(table, dict):
+        raise ManifestError(f"{where} must be a table")
+    inputs, outputs = (tuple(_port(entry, f"{where}.{key}") for entry in need(table, key, list, where)) for key in ("inputs", "outputs"))
+    return Graph(need(table, "file", str, where), strings(table, "data", where), inputs, outputs)
+
+
+def _port(table: object, where: str) -> Port:
+    if not isinstance(table, dict):
+        raise ManifestError(f"{where} must hold tables")
+    return Port(need(table, "name", str, where), need(table, "dtype", str, where), _shape(table, where), str(table.get("meaning", "")), str(table.get("unit", "")))
+
+
+def _slot(name: str, table: object, where: str) -> Slot:
+    if not isinstance(table, dict):
+        raise ManifestError(f"{where} must be a table")
+    site, kind, variant, tensor = (need(table, key, str, where) for key in ("site", "kind", "variant", "tensor"))
+    expected = f"{site}:{kind}{'~' if variant else ''}{variant}.{tensor}"
+    if name != expected:
+        raise ManifestError(f"{where}: site, kind, variant and tensor give {expected!r}")
+    return Slot(name, need(table, "dtype", str, where), _shape(table, where), site, kind, variant, tensor)
+
+
+def _shape(table: Mapping[str, Any], where: str) -> tuple[int | str, ...]:
+    shape = need(table, "shape", list, where)
+    if not all(isinstance(size, str) or (type(size) is int and size >= 0) for size in shape):
+        raise ManifestError(f"{where}: shape must hold whole numbers and names of axes, found {shape}")
+    return tuple(shape)
+
+
+def _digest(table: object, where: str) -> tuple[str, int]:
+    if not isinstance(table, dict):
+        raise ManifestError(f"{where} must be a table")
+    digest, size = need(table, "sha256", str, where), need(table, "size", int, where)
+    if not re.fullmatch(r"[0-9a-f]{64}", digest) or size < 0:
+        raise ManifestError(f"{where}: sha256 must be 64 hexadecimal digits and size 0 or above")
+    return digest, size
+
+
+def _check_references(manifest: Manifest, where: str) -> None:
+    """Every path that the manifest uses is a listed file; every slot of an artifact exists."""
+    if "model" not in manifest.graphs:
+        raise ManifestError(f"{where}: graphs has no 'model'; it has: {', '.join(manifest.graphs) or 'none'}")
+    used = [path for graph in manifest.graphs.values() for path in (graph.file, *graph.data)]
+    used += [entry.file for entry in manifest.artifacts.values()] + list(manifest.assets.values())
+    for path in used:
+        if str(safe_relative(path)) not in manifest.files:
+            raise ManifestError(f"{where}: {path!r} is used but not among its files")
+    for name, entry in manifest.artifacts.items() if manifest.form == "slots" else ():
+        if unknown := [slot for slot in entry.slots if slot not in manifest.slots]:
+            raise ManifestError(f"{where}: artifact {name!r} uses slots that the bundle does not have: {', '.join(unknown[:3])}")

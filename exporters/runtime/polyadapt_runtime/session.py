@@ -1,0 +1,125 @@
+"""onnxruntime sessions: which provider really runs, and runs with everything as OrtValues."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from polyadapt_runtime.errors import BundleError, DeviceError, GraphError, InputError
+
+DEVICES = ("auto", "cpu", "cuda")
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+# TF32 is on by default and moves results by 1e-3: the parity proof would not hold.
+_CUDA_OPTIONS = {"use_tf32": "0"}
+_TYPES = {"float": "float32", "double": "float64"}
+
+_log = logging.getLogger(__name__)
+
+
+def engine() -> Any:
+    """The onnxruntime module, its telemetry switched off.
+
+    Raises:
+        BundleError: it is not installed; the message names both packages.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BundleError(f"onnxruntime cannot be imported ({error}); run one of: pip install 'polyadapt-runtime[cpu]' · pip install 'polyadapt-runtime[gpu]' (never both)") from error
+    onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
+class Session:
+    """One graph, loaded on a device.
+
+    Args:
+        path: the ONNX file.
+        device: `cpu`; `cuda`, which raises unless CUDA really runs; `auto`, CUDA where it really runs, else CPU.
+        threads: threads of one call; None leaves it to onnxruntime.
+
+    Attributes:
+        provider: the provider that runs.
+        note: why it is not CUDA, empty when it is or when CPU was asked for.
+
+    Raises:
+        DeviceError: CUDA was asked for and does not run.
+        GraphError: onnxruntime refuses the file.
+    """
+
+    def __init__(self, path: Path, device: str = "auto", threads: int | None = None) -> None:
+        if device not in DEVICES:
+            raise DeviceError(f"device {device!r}; known: {', '.join(DEVICES)}")
+        self._engine = engine()
+        self._session, self.provider, self.note = self._open(path, device, threads)
+        self.inputs = {node.name: dtype_of(node.type) for node in self._session.get_inputs()}
+        self.outputs = [node.name for node in self._session.get_outputs()]
+        self.overridable = {node.name: dtype_of(node.type) for node in self._session.get_overridable_initializers()}
+
+    def value(self, array: np.ndarray, resident: bool = False) -> Any:
+        """An array as an OrtValue; `resident` puts it on the device once, for tensors that are fed again and again."""
+        contiguous = np.ascontiguousarray(array) if array.ndim else array
+        kind = "cuda" if resident and self.provider == CUDA else "cpu"
+        return self._engine.OrtValue.ortvalue_from_numpy(contiguous, kind, 0)
+
+    def run(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """All outputs as OrtValues.
+
+        Raises:
+            InputError: onnxruntime refuses the values; its own words are in the message.
+        """
+        try:
+            found = self._session.run_with_ort_values(self.outputs, dict(values))
+        except Exception as error:  # onnxruntime raises bare classes of its own
+            raise InputError(f"onnxruntime refused the call: {error}") from error
+        return dict(zip(self.outputs, found, strict=True))
+
+    def _open(self, path: Path, device: str, threads: int | None) -> tuple[Any, str, str]:
+        offered = CUDA in self._engine.get_available_providers()
+        cause = "" if offered else "the installed onnxruntime is built without CUDA; for a GPU: pip uninstall onnxruntime, pip install 'polyadapt-runtime[gpu]'"
+        if device != "cpu" and offered:
+            session, cause = self._try_cuda(path, threads)
+            if session is not None:
+                return session, CUDA, ""
+        if device == "cuda":
+            raise DeviceError(f"device 'cuda' was asked for, but CUDA does not run here: {cause}; or use device='cpu'")
+        if device == "cpu":
+            return self._create(path, [CPU], threads), CPU, ""
+        if offered or os.path.exists("/dev/nvidia0"):
+            warnings.warn(f"running on CPU, not on CUDA: {cause}; device='cpu' silences this", RuntimeWarning, stacklevel=4)
+        _log.info("running on CPU: %s", cause)
+        return self._create(path, [CPU], threads), CPU, cause
+
+    def _try_cuda(self, path: Path, threads: int | None) -> tuple[Any, str]:
+        """(session on CUDA, "") or (None, why not). onnxruntime itself falls back to CPU without raising."""
+        if hasattr(self._engine, "preload_dlls"):
+            self._engine.preload_dlls()
+        try:
+            session = self._create(path, [(CUDA, _CUDA_OPTIONS), CPU], threads)
+        except GraphError as error:
+            return None, str(error)
+        if session.get_providers()[0] != CUDA:
+            return None, "onnxruntime did not take its CUDA provider (no GPU, or its CUDA and cuDNN libraries are missing or of another version)"
+        return session, ""
+
+    def _create(self, path: Path, providers: list[Any], threads: int | None) -> Any:
+        options = self._engine.SessionOptions()
+        options.log_severity_level = 3  # each overridable initializer would log a warning
+        if threads is not None:
+            options.intra_op_num_threads = options.inter_op_num_threads = threads
+        try:
+            return self._engine.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:  # onnxruntime raises bare classes of its own
+            raise GraphError(f"onnxruntime refuses {path}: {error}") from error
+
+
+def dtype_of(ort_type: str) -> str:
+    """`tensor(float)` -> `float32`: onnxruntime's name of a type as numpy's."""
+    inner = ort_type.removeprefix("tensor(").removesuffix(")")
+    return _TYPES.get(inner, inner)

@@ -1,0 +1,156 @@
+"""The artifacts of a bundle: listed in the manifest, loaded from outside, or learned while running."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from polyadapt_runtime.errors import ArtifactError, nearest
+from polyadapt_runtime.files import sha256_file
+from polyadapt_runtime.manifest import Manifest, artifact_entry, read_table
+from polyadapt_runtime.session import Session
+from polyadapt_runtime.slots import ArtifactInfo, SlotCache, check_fit, scaled
+from polyadapt_runtime.tensors import Tensors, read_safetensors, write_safetensors
+
+# A folder with an artifact: what core saves, or what a bundle holds for one of its own.
+_LAYOUTS = (("artifact.json", "artifact.safetensors"), ("slots.json", "slots.safetensors"))
+
+
+@dataclass(frozen=True)
+class Held:
+    """An artifact whose tensors are in memory, because no listed file has them."""
+
+    info: ArtifactInfo
+    tensors: Tensors
+    head: dict[str, Any]
+
+
+class ArtifactStore:
+    """Names to tensors. Adding is safe beside running calls; what is there never changes."""
+
+    def __init__(self, root: Path, manifest: Manifest, session: Session, cache_bytes: int, verify: bool) -> None:
+        self._root, self._manifest, self._verify = root, manifest, verify
+        self._cache = SlotCache(session, cache_bytes)
+        self._held: dict[str, Held] = {}
+        self._lock = threading.Lock()
+
+    def infos(self) -> dict[str, ArtifactInfo]:
+        """What is known of every artifact, the bundle's own first."""
+        own = {name: ArtifactInfo(name, entry.method, entry.labels, entry.slots, "bundle", entry.metrics) for name, entry in self._manifest.artifacts.items()}
+        return {**own, **{name: held.info for name, held in dict(self._held).items()}}
+
+    def info(self, name: str) -> ArtifactInfo:
+        """What is known of one artifact.
+
+        Raises:
+            ArtifactError: there is none of that name.
+        """
+        found = self.infos()
+        if name not in found:
+            raise ArtifactError(f"no artifact {name!r} in this bundle{nearest(name, found)}")
+        return found[name]
+
+    def values(self, name: str, scale: float) -> dict[str, Any]:
+        """The artifact as OrtValues by slot name.
+
+        Raises:
+            ArtifactError: unknown, does not fit, or cannot be scaled.
+        """
+        key = (name, float(scale))
+        return self._cache.get(key) or self._cache.put(key, scaled(self.tensors(name), self._manifest.slots, scale, f"artifact {name!r}"))
+
+    def tensors(self, name: str) -> Tensors:
+        """The artifact as arrays by slot name, checked against the bundle."""
+        info = self.info(name)
+        if name in self._held:
+            return self._held[name].tensors
+        entry = self._manifest.artifacts[name]
+        found, _ = read_safetensors(self._root / entry.file, self._manifest.files[entry.file][0] if self._verify else None)
+        return self._fitting(found, info.slots, entry.base_id, f"artifact {name!r}")
+
+    def load(self, path: Path, name: str | None) -> str:
+        """Take an artifact's folder from outside.
+
+        Raises:
+            ArtifactError: no artifact, another base, missing slots, or a name that is taken.
+            IntegrityError: its tensors are not those that were saved.
+        """
+        head_file, tensor_file = next(((path / head, path / tensors) for head, tensors in _LAYOUTS if (path / head).is_file()), (None, None))
+        if head_file is None or tensor_file is None:
+            raise ArtifactError(f"{path} is not an artifact: it has no artifact.json; give the folder that `adapt` or `save_artifact` wrote")
+        head = read_table(head_file)
+        entry = artifact_entry(head, str(head_file), tensor_file.name)
+        if head.get("format", 1) != 1:
+            raise ArtifactError(f"{head_file}: artifact format {head['format']!r}, this version reads format 1; update polyadapt-runtime")
+        found, _ = read_safetensors(tensor_file, head.get("sha256"))
+        taken = self._fitting(found, entry.slots, entry.base_id, f"artifact {path.name!r}")
+        name = name or path.name
+        self._add(name, Held(ArtifactInfo(name, entry.method, entry.labels, entry.slots, "file", entry.metrics), taken, head))
+        return name
+
+    def add(self, name: str, tensors: Tensors, labels: tuple[str, ...], method: str) -> None:
+        """Hold an artifact that was made here.
+
+        Raises:
+            ArtifactError: it does not fit, or the name is taken.
+        """
+        fitting = self._fitting(tensors, tuple(tensors), self._manifest.base_id, f"artifact {name!r}")
+        self._add(name, Held(ArtifactInfo(name, method, labels, tuple(tensors), "learned"), fitting, {}))
+
+    def save(self, name: str, path: Path) -> Path:
+        """Write an artifact as a folder that both this package and `polyadapt` read, whole or not at all.
+
+        Raises:
+            ArtifactError: unknown, or the folder is there already.
+        """
+        info, tensors = self.info(name), self.tensors(name)
+        if path.exists():
+            raise ArtifactError(f"{path} exists; choose another folder or remove it")
+        staging = path.with_name(f".{path.name}.{threading.get_ident()}.partial")
+        try:
+            staging.mkdir(parents=True)
+            write_safetensors(staging / "artifact.safetensors", tensors)
+            head = self._head(info, sha256_file(staging / "artifact.safetensors"))
+            (staging / "artifact.json").write_text(json.dumps(head, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            staging.rename(path)
+        except OSError as error:
+            raise ArtifactError(f"cannot write {path}: {error.strerror or error}; nothing was left there") from error
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        return path
+
+    def _head(self, info: ArtifactInfo, digest: str) -> dict[str, Any]:
+        kept = self._held[info.name].head if info.name in self._held else {}
+        slots = [self._manifest.slots[name] for name in info.slots]
+        return {
+            "format": 1,
+            "kind": kept.get("kind", "adapter"),
+            "method": info.method,
+            "options": kept.get("options", {}),
+            "base_id": self._manifest.base_id,
+            "family": self._manifest.raw.get("family", ""),
+            "task": self._manifest.task,
+            "dtype": slots[0].dtype if slots else "float32",
+            "labels": list(info.labels),
+            "sites": list(dict.fromkeys(slot.site for slot in slots)),
+            "slots": list(info.slots),
+            "sha256": digest,
+            "provenance": {**kept.get("provenance", {}), "saved_by": "polyadapt-runtime"},
+        }
+
+    def _fitting(self, found: Tensors, slots: tuple[str, ...], base_id: str, what: str) -> Tensors:
+        if absent := [slot for slot in slots if slot not in found]:
+            raise ArtifactError(f"{what} lists slots that its file does not hold: {', '.join(absent[:5])}; copy it again")
+        taken = {slot: found[slot] for slot in slots}
+        check_fit(self._manifest, base_id, {slot: (value.shape, str(value.dtype)) for slot, value in taken.items()}, what)
+        return taken
+
+    def _add(self, name: str, held: Held) -> None:
+        with self._lock:
+            if name in self._held or name in self._manifest.artifacts:
+                raise ArtifactError(f"there is an artifact {name!r} already; give another name")
+            self._held = {**self._held, name: held}

@@ -54,7 +54,7 @@ imports: setup
 
 docs: setup
 	@$(BIN)/python tools/docs.py --check
-	@$(BIN)/mkdocs build --strict --quiet --site-dir site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir site
 
 # Rewrites the pages of the methods and the table in README.md from the registry.
 docs-update: setup

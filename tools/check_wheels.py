@@ -33,6 +33,7 @@ class Distribution:
         packages: what must import.
         needs: our other distributions that it is installed with.
         tests: its own tests; a folder that does not exist is left out.
+        tested_with: what its tests need besides pytest, installed after everything else was looked at.
         absent: modules that must not have come along.
         plugin: the entry that `polyadapt plugins` must show as ok; empty for none.
     """
@@ -42,6 +43,7 @@ class Distribution:
     packages: tuple[str, ...]
     needs: tuple[str, ...] = ()
     tests: tuple[str, ...] = ()
+    tested_with: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
     plugin: str = ""
 
@@ -56,9 +58,12 @@ DISTRIBUTIONS = {
         "exporters/runtime",
         ("polyadapt_runtime",),
         tests=("tests/exporters/runtime",),
+        tested_with=("onnx", "pillow", "safetensors", "soundfile", "tokenizers"),
         absent=("torch", "transformers", "onnx", "pydantic", "click", "polyadapt"),
     ),
-    "host": Distribution("polyadapt", ".", ("polyadapt", "polyadapt_onnx"), ("runtime",), ("tests/core/host", "tests/core/cli"), ("timm", "transformers", "diffusers"), "core"),
+    "host": Distribution(
+        "polyadapt", ".", ("polyadapt", "polyadapt_onnx"), ("runtime",), ("tests/core/host", "tests/core/cli"), absent=("timm", "transformers", "diffusers"), plugin="core"
+    ),
     "speech": _domain("speech"),
     "vision": _domain("vision"),
     "text": _domain("text"),
@@ -115,7 +120,7 @@ def prove(name: str, wheels: dict[str, Path], environment: Path) -> str:
     """
     distribution = DISTRIBUTIONS[name]
     try:
-        python = _install(distribution, [wheels[key] for key in (*distribution.needs, name)], environment)
+        python = _install([wheels[key] for key in (*distribution.needs, name)], environment)
         for package in distribution.packages:
             _run([str(python), "-P", "-c", f"import {package}"], cwd=environment)
         found = json.loads(_run([str(python), "-P", "-c", _FIND, *distribution.absent], cwd=environment))
@@ -136,14 +141,16 @@ def prove(name: str, wheels: dict[str, Path], environment: Path) -> str:
 _FIND = "import importlib.util, json, sys; print(json.dumps([name for name in sys.argv[1:] if importlib.util.find_spec(name)]))"
 
 
-def _install(distribution: Distribution, wheels: list[Path], environment: Path) -> Path:
-    """A new environment with the given wheels, an engine and pytest; returns its Python."""
+def _install(wheels: list[Path], environment: Path) -> Path:
+    """A new environment with the given wheels and an engine; returns its Python."""
     _run([sys.executable, "-m", "venv", str(environment)])
     python = environment / "bin" / "python"
-    given = [f"{wheel}[cpu]" if wheel.name.startswith("polyadapt_runtime-") else str(wheel) for wheel in wheels]
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--progress-bar", "off", "--constraint", str(ROOT / "constraints.txt")]
-    _run([*pip, *given, "pytest", "pytest-socket", "hypothesis"])
+    _pip(python, [f"{wheel}[cpu]" if wheel.name.startswith("polyadapt_runtime-") else str(wheel) for wheel in wheels])
     return python
+
+
+def _pip(python: Path, names: Sequence[str]) -> None:
+    _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--progress-bar", "off", "--constraint", str(ROOT / "constraints.txt"), *names])
 
 
 def _test(python: Path, distribution: Distribution) -> None:
@@ -152,8 +159,9 @@ def _test(python: Path, distribution: Distribution) -> None:
     if not folders:
         print(f"{distribution.name}: has no tests of its own yet", flush=True)
         return
+    _pip(python, ["pytest", "pytest-socket", "hypothesis", *distribution.tested_with])
     output = _run([str(python), "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), *folders], cwd=ROOT)
-    print(f"{distribution.name}: {output.strip().splitlines()[-1]}", flush=True)
+    print(f"{distribution.name}: {output.strip().splitlines()[-1].strip('= ')}", flush=True)
 
 
 def _run(command: list[str], cwd: Path | None = None) -> str:

@@ -32,8 +32,10 @@ from polyadapt.host.registry import Claim
 from polyadapt.methods.card import MethodCard
 from polyadapt.options import describe_options
 from polyadapt.recipe import ArmSection, DataSection, EvaluateSection, ExportSection, ModelSection
+from polyadapt.training.settings import TrainSettings
 
 ROOT = Path(__file__).resolve().parent.parent
+DOMAINS = ("speech", "vision", "text", "robotics")
 OURS = "core,onnx,speech,vision,text,robotics"
 """Plugins of this repository: what else is installed does not enter its documentation."""
 
@@ -68,6 +70,7 @@ def pages(host: Host) -> dict[Path, str]:
     for path, name, block in (
         (docs / "methods" / "index.md", "methods", _methods_table(methods, "")),
         (ROOT / "README.md", "methods", _methods_table(methods, "docs/methods/")),
+        *((docs / "guides" / f"{domain}.md", "methods", _methods_table(_of(domain, methods), "../methods/")) for domain in DOMAINS),
         (docs / "models.md", "models", _models_table(host)),
         (docs / "families.md", "families", _families_table(host)),
         (docs / "data.md", "readers", _readers_table(host)),
@@ -142,6 +145,10 @@ def _default(value: Any) -> str:
     return "required" if "PydanticUndefined" in repr(value) else f"`{value!r}`"
 
 
+def _of(domain: str, claims: Sequence[Claim[MethodCard]]) -> list[Claim[MethodCard]]:
+    return [claim for claim in claims if domain in claim.card.domains]
+
+
 def _methods_table(claims: Sequence[Claim[MethodCard]], folder: str) -> str:
     rows = [
         (
@@ -200,7 +207,14 @@ def _readers_table(host: Host) -> str:
 
 def _recipe_tables() -> str:
     """Every section of a recipe with its keys."""
-    sections: dict[str, type[BaseModel]] = {"[model]": ModelSection, "[data]": DataSection, "[[arm]]": ArmSection, "[evaluate]": EvaluateSection, "[export]": ExportSection}
+    sections: dict[str, type[BaseModel]] = {
+        "[model]": ModelSection,
+        "[data]": DataSection,
+        "[[arm]]": ArmSection,
+        "[train]": TrainSettings,
+        "[evaluate]": EvaluateSection,
+        "[export]": ExportSection,
+    }
     return "\n".join(f"## `{name}`\n\n{_options_table(section)}" for name, section in sections.items())
 
 

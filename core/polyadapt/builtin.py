@@ -10,10 +10,42 @@ from polyadapt.hookspecs import hookimpl
 
 HOOK_API_RANGE = (1, 1)
 
-FAMILIES: tuple[str, ...] = ()
-METHODS: tuple[str, ...] = ()
-MODELS: tuple[str, ...] = ()
-READERS: tuple[str, ...] = ()
+FAMILIES: tuple[str, ...] = (
+    "polyadapt.families.ast.card:CARD",
+    "polyadapt.families.bert.card:CARD",
+    "polyadapt.families.clip.card:CARD",
+    "polyadapt.families.efficientnet.card:CARD",
+    "polyadapt.families.gpt2.card:CARD",
+    "polyadapt.families.llama.card:CARD",
+    "polyadapt.families.mlp_policy.card:CARD",
+    "polyadapt.families.resnet.card:CARD",
+    "polyadapt.families.t5.card:CARD",
+    "polyadapt.families.unet.card:CARD",
+    "polyadapt.families.vit.card:CARD",
+    "polyadapt.families.vits.card:CARD",
+    "polyadapt.families.wav2vec2.card:CARD",
+    "polyadapt.families.wav2vec2_torchaudio.card:CARD",
+    "polyadapt.families.whisper.card:CARD",
+)
+METHODS: tuple[str, ...] = (
+    "polyadapt.methods.bitfit.card:CARD",
+    "polyadapt.methods.bottleneck.card:CARD",
+    "polyadapt.methods.dora.card:CARD",
+    "polyadapt.methods.full.card:CARD",
+    "polyadapt.methods.hydra.card:CARD",
+    "polyadapt.methods.ia3.card:CARD",
+    "polyadapt.methods.linear_probe.card:CARD",
+    "polyadapt.methods.lora.card:CARD",
+    "polyadapt.methods.mam.card:CARD",
+    "polyadapt.methods.prefix.card:CARD",
+    "polyadapt.methods.prompt.card:CARD",
+)
+MODELS: tuple[str, ...] = (
+    "polyadapt.sources.catalog:CARDS",
+)
+READERS: tuple[str, ...] = (
+    "polyadapt.data.readers.card:CARDS",
+)
 
 
 @hookimpl

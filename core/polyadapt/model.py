@@ -145,7 +145,7 @@ def build_model(
         raise UserError(f"family {family.card.id!r} does not do task {task.kind!r}; it does: {', '.join(family.card.tasks)}")
     backbone.eval()
     identity = base_id(family.card.id, family.config(backbone), backbone, family.head_parameters(backbone))
-    ports = resolve(family.card, backbone)
+    ports = resolve(family.card, backbone, task.kind)
     head = None
     signature = family.signature(backbone, task)
     if front is not None and hasattr(front, "signature"):

@@ -1,21 +1,21 @@
 """Recipes: a whole job in one TOML file, read strictly.
 
-    format = 1
-    seed = 0
+format = 1
+seed = 0
 
-    [model]
-    reference = "polyadapt:efficientnet-lite0"
+[model]
+reference = "polyadapt:efficientnet-lite0"
 
-    [data]
-    uri = "folder:photos"
+[data]
+uri = "folder:photos"
 
-    [[arm]]
-    name = "lora"
-    method = "lora"
-    options = { rank = 8 }
+[[arm]]
+name = "lora"
+method = "lora"
+options = { rank = 8 }
 
-    [export]
-    form = "slots"
+[export]
+form = "slots"
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class EvaluateSection(Options):
     """`[evaluate]`: what is measured, and against what."""
 
     metrics: tuple[str, ...] = Field((), description="metrics; those of the task when empty")
-    baselines: tuple[str, ...] = Field(("frozen",), description="frozen (the base as it is), linear-probe, full, or any method id")
+    baselines: tuple[str, ...] | None = Field(None, description="frozen (the base as it is), majority, mean, or a method's id such as linear-probe; by default what suits the task")
 
 
 class ExportSection(Options):

@@ -59,6 +59,11 @@ class OpPort:
         return self.channels_first or self.kind == "conv" or type(self.module).__name__.startswith(("BatchNorm", "GroupNorm", "InstanceNorm"))
 
     @property
+    def in_channels(self) -> int:
+        """Channels of the input: `in_features` without a convolution's kernel and groups."""
+        return int(getattr(self.module, "in_channels", self.in_features))
+
+    @property
     def can_fold(self) -> bool:
         return not self.parametrised and getattr(self.module, "weight", None) is not None
 
@@ -239,7 +244,7 @@ def stack(templates: Iterable[str], backbone: nn.Module) -> tuple[str, ...]:
     return tuple(path for template in templates for _, path in sorted(_expand(template, modules), key=lambda item: tuple(item[0].values())))
 
 
-def op_port(site: str, path: str, module: nn.Module, rows: tuple[int, int] | None, shared: frozenset[int] = frozenset()) -> OpPort | None:
+def op_port(site: str, path: str, module: Any, rows: tuple[int, int] | None, shared: frozenset[int] = frozenset()) -> OpPort | None:
     """Describe a module as an op, or None when it is of no kind that edits know."""
     from torch import nn
 
@@ -270,7 +275,7 @@ def op_port(site: str, path: str, module: nn.Module, rows: tuple[int, int] | Non
 
 def _is_norm(module: nn.Module) -> bool:
     weight = getattr(module, "weight", None)
-    return "Norm" in type(module).__name__ and weight is not None and weight.dim() == 1
+    return "Norm" in type(module).__name__ and weight is not None and bool(weight.dim() == 1)
 
 
 def _shared_parameters(backbone: nn.Module) -> frozenset[int]:
@@ -336,8 +341,8 @@ def _streams(template: str, stream: Stream, modules: Mapping[str, nn.Module], ba
         path = next((name for name in paths if name in modules), None)
         if path is None:
             return {}
-        embed = modules[f"{path}.{stream.embed}" if path else stream.embed]
-        width = int(embed.weight.shape[1])  # type: ignore[union-attr,index,arg-type]
+        embed: Any = modules[f"{path}.{stream.embed}" if path else stream.embed]
+        width = int(embed.weight.shape[1])
         return {stream.first: StreamPort(stream.first, "embeds", modules[path], (), 0, width, 0, embed)}
     found = sorted(_expand(stream.path, modules), key=lambda item: next(iter(item[0].values())))
     if not found:

@@ -82,10 +82,14 @@ def test_nothing_is_unpickled() -> None:
     found = []
     for path, tree in trees(*SOURCES, "examples", "benchmarks"):
         for node in ast.walk(tree):
-            if isinstance(node, ast.Import) and any(alias.name.split(".")[0] in ("pickle", "dill", "cloudpickle", "joblib") for alias in node.names):
-                found.append(f"{relative(path)}:{node.lineno} imports a pickler")
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("pickle", "dill", "cloudpickle", "joblib"):
-                found.append(f"{relative(path)}:{node.lineno} imports a pickler")
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+                if {module.split(".")[0] for module in modules} & {"dill", "cloudpickle", "joblib", "shelve", "marshal"}:
+                    found.append(f"{relative(path)}:{node.lineno} imports a pickler")
+            if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("pickle.") and not node.attr.endswith("Error"):
+                found.append(f"{relative(path)}:{node.lineno} uses pickle")
+            if isinstance(node, ast.ImportFrom) and node.module == "pickle":
+                found.append(f"{relative(path)}:{node.lineno} imports from pickle")
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 switches = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
                 if switches.get("weights_only") != "True":

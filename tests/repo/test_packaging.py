@@ -55,7 +55,7 @@ def constraints() -> dict[str, str]:
 
 
 def imported(folder: str) -> dict[str, str]:
-    """Top-level modules that a package imports, anywhere in its code, with one place for each."""
+    """Top-level modules that a package imports, by statement or by name, with one place for each."""
     found: dict[str, str] = {}
     for path in sorted((ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -64,8 +64,8 @@ def imported(folder: str) -> dict[str, str]:
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                 names = [node.module]
-            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and node.args and isinstance(node.args[0], ast.Constant):
-                names = [str(node.args[0].value)]
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in ("import_module", "importorskip", "library") and node.args:
+                names = [node.args[0].value] if isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str) else []
             for name in names:
                 found.setdefault(name.split(".")[0], f"{path.relative_to(ROOT)}:{node.lineno}")
     return {name: place for name, place in found.items() if name not in sys.stdlib_module_names and name != "__future__"}

@@ -137,12 +137,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         return _fail(_usage(error), 1, is_debug)
     except PolyadaptError as error:
+        from polyadapt.training.interrupt import TrainingInterrupted
+
+        if isinstance(error, TrainingInterrupted):
+            return _fail(f"stopped by Ctrl-C: {error}", 130, is_debug)
         return _fail(f"error: {error}", error.exit_code, is_debug)
     except BrokenPipeError:
         # The reader of a pipe went away (`| head`): nothing is wrong, and a second flush at exit must stay silent.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        from polyadapt.host.calls import is_bundle_error
+
+        if is_bundle_error(error):
+            return _fail(f"error: {error}", 1, is_debug)
         return _fail(f"error: unexpected {type(error).__name__}: {_one_line(str(error))}; run again with --debug for the traceback", 2, is_debug)
 
 

@@ -13,6 +13,7 @@ from polyadapt.errors import UserError
 
 if TYPE_CHECKING:
     from polyadapt.host import Host
+    from polyadapt.model import Model
 
 HOST = "polyadapt.host"
 
@@ -88,3 +89,19 @@ def _word(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(str(item) for item in value)
     return str(value)
+
+
+def option_pairs(short: str, flag: str, name: str) -> Any:
+    """A click option KEY=VALUE that may be given several times."""
+    return click.option(short, flag, name, multiple=True, metavar="KEY=VALUE", help="May be given several times; values as in TOML, or plain text.")
+
+
+download_option = click.option("--allow-download", is_flag=True, help="Let the model's library use the network.")
+
+
+def load_model(host: Host, reference: str, options: dict[str, Any], allow_download: bool) -> Model:
+    """Load a model, allowing its library the network where that was asked for and the reference knows the word."""
+    known = host.registry.model(reference).card.options.model_fields
+    if allow_download and "allow_download" in known:
+        options = {**options, "allow_download": True}
+    return host.load(reference, options)

@@ -123,7 +123,7 @@ def engines(versions: Mapping[str, str]) -> list[Check]:
 
 
 def torch_siblings(versions: Mapping[str, str]) -> list[Check]:
-    """torchvision and torchaudio must be of torch's own release, and of the same build (+cpu, +cu…)."""
+    """Torchvision and torchaudio must be of torch's own release, and of the same build (+cpu, +cu…)."""
     torch = versions["torch"]
     if not torch:
         return [Check("torch", "failed", "not installed", "pip install torch")]
@@ -177,7 +177,8 @@ def _devices(versions: Mapping[str, str]) -> list[Check]:
         if isinstance(engine, str):
             checks.append(Check("onnxruntime runs", "failed", engine, ENGINES.format(extra="gpu" if versions["onnxruntime-gpu"] else "cpu")))
         elif versions["onnxruntime-gpu"] and "CUDAExecutionProvider" not in engine["used"]:
-            checks.append(Check("onnxruntime CUDA", "warning", f"it runs on {', '.join(engine['used'])}", "install the CUDA and cuDNN libraries that this onnxruntime-gpu was built for"))
+            remedy = "install the CUDA and cuDNN libraries that this onnxruntime-gpu was built for"
+            checks.append(Check("onnxruntime CUDA", "warning", f"it runs on {', '.join(engine['used'])}", remedy))
         else:
             checks.append(Check("onnxruntime runs", "ok", ", ".join(engine["used"])))
     return checks

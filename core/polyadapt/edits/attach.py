@@ -201,6 +201,11 @@ class Attachments(nn.Module):
             adapters = self.training
             root.train(False)
             self.train(adapters)
+        elif root.training:
+            # Running statistics are buffers of the base: training its weights does not move them.
+            for module in root.modules():
+                if getattr(module, "running_mean", None) is not None:
+                    module.training = False
         self._table = self._make_table()
 
     def _after(self, root: nn.Module, args: Any, output: Any) -> None:

@@ -41,6 +41,10 @@ class Form(nn.Module):
     def switch_off(self, base: BaseParameters) -> None:
         """Called when the form stops being active; undoes `switch_on` bit for bit."""
 
+    def base_values(self) -> int:
+        """How many of the base's own values the form trains."""
+        return 0
+
     def lower(self) -> list[Edit]:
         """The trained edits as plain tensors."""
         with torch.no_grad():
@@ -110,6 +114,9 @@ class Composite(Form):
 
     def lower(self) -> list[Edit]:
         return [edit for part in self._forms() for edit in part.lower()]
+
+    def base_values(self) -> int:
+        return sum(part.base_values() for part in self._forms())
 
     def switch_on(self, base: BaseParameters) -> None:
         for part in self._forms():

@@ -34,7 +34,7 @@ class Hooks:
         ports = self._attachments.ports
         ops: dict[int, tuple[nn.Module, list[OpPort]]] = {}
         for op in ports.ops.values():
-            ops.setdefault(id(op.module), (op.module, []))[1].append(op)
+            ops.setdefault(id(op.hooked), (op.hooked, []))[1].append(op)
         starts: dict[int, list[SpanPort]] = {}
         ends: dict[int, list[SpanPort]] = {}
         for span in ports.spans.values():

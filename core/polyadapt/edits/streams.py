@@ -43,9 +43,10 @@ class StreamHooks:
                     handles.append(port.blocks[-1].register_forward_hook(self._after_blocks(port)))
         return handles
 
-    def length(self, port: StreamPort) -> int:
-        """Tokens that the active prompt adds to the stream."""
-        return sum(int(edit.tensors["tokens"].shape[0]) for edit in self._attachments.edits_at("stream", port.site))
+    def length(self, port: StreamPort) -> int | None:
+        """Tokens that the active prompt adds to the stream; None without one. Stays symbolic while a graph is traced."""
+        edits = self._attachments.edits_at("stream", port.site)
+        return sum(edit.tensors["tokens"].shape[0] for edit in edits) if edits else None
 
     def _before_block(self, port: StreamPort) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -64,7 +65,7 @@ class StreamHooks:
     def _widen_masks(self, port: StreamPort) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             length = self.length(port)
-            if not length:
+            if length is None:
                 return None
             wide_args = tuple(widen_square_mask(value, length, port.offset) for value in args[1:])
             wide_kwargs = {name: widen_square_mask(value, length, port.offset) if "mask" in name else value for name, value in kwargs.items()}
@@ -75,7 +76,7 @@ class StreamHooks:
     def _after_blocks(self, port: StreamPort) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
             length = self.length(port)
-            if not length:
+            if length is None:
                 return None
             hidden = output[0] if isinstance(output, tuple) else output
             kept = torch.cat([hidden[:, : port.offset], hidden[:, port.offset + length :]], dim=1)
@@ -94,10 +95,11 @@ class StreamHooks:
             if hidden is None:
                 assert port.embed is not None
                 hidden = port.embed(ids)
+            before = hidden.shape[1]
             for edit in edits:
                 hidden = self._prepend.insert(edit.tensors, hidden, 0)
                 self._attachments.saw(edit)
-            length = self.length(port)
+            length = hidden.shape[1] - before
             if kwargs.get("attention_mask") is not None:
                 mask = kwargs["attention_mask"]
                 kwargs["attention_mask"] = torch.cat([mask.new_ones(mask.shape[0], length), mask], dim=1)
@@ -115,7 +117,7 @@ class StreamHooks:
     def _after_tower(self, port: StreamPort) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
             length = self.length(port)
-            return cut_front(output, length) if length else None
+            return None if length is None else cut_front(output, length)
 
         return hook
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,11 @@ from polyadapt.errors import UserError
 from polyadapt.evaluation.pairs import prompt_and_target
 from polyadapt.evaluation.prediction import Prediction, Predictor
 from polyadapt.model import Model
+from polyadapt_runtime.errors import InputError
 
 TOP = 5
+Row = dict[str, np.ndarray]
+Tensors = dict[str, torch.Tensor]
 
 
 def model_predictor(model: Model, batch_size: int = 32) -> Predictor:
@@ -27,17 +30,18 @@ def model_predictor(model: Model, batch_size: int = 32) -> Predictor:
 
 
 def predict(model: Model, dataset: Dataset, batch_size: int = 32) -> list[Prediction]:
-    """Predictions in the data set's order.
+    """Predictions in the data set's order. They do not depend on `batch_size`, but for rounding.
 
     Args:
         model: with whatever is attached to it at this moment.
         dataset: examples with labels (`classification`), a target text (`causal-lm`, `ctc`) or target numbers (`control`).
-        batch_size: examples that are run at once; 1 for `ctc`, whose frames carry no mask.
+        batch_size: examples that are run at once. Inputs of different lengths only share a batch where a mask hides
+            what was filled up.
 
     Raises:
         UserError: the task has no predictions of its own, or the data does not fit it.
     """
-    ways = {"classification": _classify, "causal-lm": _score_targets, "ctc": _transcribe, "control": _regress}
+    ways: dict[str, Callable[[Model, Dataset, int], list[Prediction]]] = {"classification": _classify, "causal-lm": _score_targets, "ctc": _transcribe, "control": _regress}
     kind = model.task.kind
     if kind not in ways:
         raise UserError(f"task {kind!r} has no plain prediction (known: {', '.join(ways)}); its domain's plugin brings a predictor")
@@ -53,15 +57,42 @@ def predict(model: Model, dataset: Dataset, batch_size: int = 32) -> list[Predic
             module.training = was_training
 
 
-def _batches(dataset: Dataset, batch_size: int) -> Iterator[Sequence[Example]]:
+def run_rows(model: Model, rows: Sequence[Row]) -> Iterator[tuple[list[int], Tensors, Tensors]]:
+    """Run some examples at once, as far as their lengths allow.
+
+    Yields:
+        Positions among `rows`, inputs and outputs of each batch.
+    """
+    batches: dict[Any, list[int]] = {}
+    for position, row in enumerate(rows):
+        shapes = None if model.processor.pads_exactly else tuple(value.shape for value in row.values())
+        batches.setdefault(shapes, []).append(position)
+    for positions in batches.values():
+        collated = model.processor.collate([rows[position] for position in positions])
+        inputs = {name: torch.from_numpy(np.ascontiguousarray(value)).to(model.device) for name, value in collated.items()}
+        yield positions, inputs, model.module(**inputs)
+
+
+def _batches(dataset: Dataset, batch_size: int) -> Iterator[list[Example]]:
     for start in range(0, len(dataset), batch_size):
         yield [dataset[row] for row in range(start, min(start + batch_size, len(dataset)))]
 
 
-def _run(model: Model, rows: list[dict[str, np.ndarray]]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Inputs and outputs of one batch."""
-    inputs = {name: torch.from_numpy(np.ascontiguousarray(value)).to(model.device) for name, value in model.processor.collate(rows).items()}
-    return inputs, model.module(**inputs)
+def _tensors(model: Model, example: Example) -> Row:
+    try:
+        return model.processor(example.raw)
+    except InputError as error:
+        raise UserError(f"{example.source or example.id}: {error}") from error
+
+
+def _output(model: Model, examples: Sequence[Example], name: str) -> np.ndarray:
+    """One output for some examples, float64 [examples, …]."""
+    rows = [_tensors(model, example) for example in examples]
+    found: list[np.ndarray | None] = [None] * len(rows)
+    for positions, _, outputs in run_rows(model, rows):
+        for position, value in zip(positions, outputs[name].double().cpu().numpy(), strict=True):
+            found[position] = value
+    return np.stack([value for value in found if value is not None])
 
 
 def _classify(model: Model, dataset: Dataset, batch_size: int) -> list[Prediction]:
@@ -74,8 +105,10 @@ def _classify(model: Model, dataset: Dataset, batch_size: int) -> list[Predictio
     index = {label: number for number, label in enumerate(labels)}
     predictions = []
     for examples in _batches(dataset, batch_size):
-        _, outputs = _run(model, [model.processor(example.raw) for example in examples])
-        scores = torch.log_softmax(outputs["logits"].double(), dim=-1).cpu().numpy()  # (B, C)
+        logits = torch.from_numpy(_output(model, examples, "logits"))  # (B, C)
+        if logits.shape[1] != len(labels):
+            raise UserError(f"the model has {len(labels)} labels and scores {logits.shape[1]} classes; attach the artifact whose labels these are")
+        scores = torch.log_softmax(logits, dim=-1).numpy()  # (B, C)
         for example, row in zip(examples, scores, strict=True):
             best = np.argsort(-row, kind="stable")[:TOP]
             numbers = {} if example.label is None else {"nll": float(-row[index[example.label]])}
@@ -86,18 +119,29 @@ def _classify(model: Model, dataset: Dataset, batch_size: int) -> list[Predictio
 
 def _score_targets(model: Model, dataset: Dataset, batch_size: int) -> list[Prediction]:
     """Negative log likelihood of every target given its prompt, in nats."""
-    predictions = []
+    names = model.processor.spec["inputs"]
+    predictions: dict[str, Prediction] = {}
     for examples in _batches(dataset, batch_size):
         pairs = [prompt_and_target(model.processor, example) for example in examples]
-        inputs, outputs = _run(model, [tensors for tensors, _ in pairs])
-        for row, (example, (_, start)) in enumerate(zip(examples, pairs, strict=True)):
-            is_real = inputs["attention_mask"][row].bool()  # (T,), padding may be on either side
-            ids = inputs["input_ids"][row][is_real]  # (t,)
-            scores = torch.log_softmax(outputs["logits"][row][is_real].double(), dim=-1)  # (t, V)
-            likelihood = scores[start - 1 : -1].gather(1, ids[start:, None])  # (targets, 1): position i foretells token i + 1
-            numbers = {"nll": float(-likelihood.sum()), "tokens": float(len(ids) - start)}
-            predictions.append(Prediction(example.id, example.text, None, {}, numbers))
-    return predictions
+        for positions, inputs, outputs in run_rows(model, [row for row, _ in pairs]):
+            for place, position in enumerate(positions):
+                ids = inputs[names["ids"]][place]  # (T,)
+                is_real = inputs[names["mask"]][place].bool() if names.get("mask") else torch.ones_like(ids, dtype=torch.bool)  # (T,)
+                numbers = _likelihood(outputs["logits"][place][is_real], ids[is_real], pairs[position][1])
+                example = examples[position]
+                predictions[example.id] = Prediction(example.id, example.text, None, {}, numbers)
+    return [predictions[example.id] for example in dataset]
+
+
+def _likelihood(logits: torch.Tensor, ids: torch.Tensor, start: int) -> dict[str, float]:
+    """Of the tokens from `start` on. Scores at position i foretell token i + 1.
+
+    Shape:
+        logits [tokens, vocabulary], ids [tokens], padding left out.
+    """
+    scores = torch.log_softmax(logits[start - 1 : -1].double(), dim=-1)  # (targets, V)
+    chosen = scores.gather(1, ids[start:, None])  # (targets, 1)
+    return {"nll": float(-chosen.sum()), "tokens": float(len(chosen))}
 
 
 def _transcribe(model: Model, dataset: Dataset, batch_size: int) -> list[Prediction]:
@@ -109,10 +153,10 @@ def _transcribe(model: Model, dataset: Dataset, batch_size: int) -> list[Predict
     for example in dataset:
         if example.text is None:
             raise UserError(f"{example.source or example.id}: no transcript; add a column text")
-        _, outputs = _run(model, [model.processor(example.raw)])
-        path = torch.unique_consecutive(outputs["logits"][0].argmax(-1)).tolist()  # (frames,) without repeats
-        if len(vocabulary) != outputs["logits"].shape[-1]:
-            raise UserError(f"the model scores {outputs['logits'].shape[-1]} symbols, and its task names {len(vocabulary)}; name the whole vocabulary as the task's labels")
+        logits = _output(model, [example], "logits")[0]  # (frames, V)
+        if len(vocabulary) != logits.shape[-1]:
+            raise UserError(f"the model scores {logits.shape[-1]} symbols, and its task names {len(vocabulary)}; name the whole vocabulary as the task's labels")
+        path = torch.unique_consecutive(torch.from_numpy(logits.argmax(-1))).tolist()  # without repeats
         text = "".join(vocabulary[symbol] for symbol in path if symbol != blank).replace(separator, " ").strip()
         predictions.append(Prediction(example.id, example.text, text))
     return predictions
@@ -122,9 +166,7 @@ def _regress(model: Model, dataset: Dataset, batch_size: int) -> list[Prediction
     predictions = []
     name = model.signature.outputs[0].name
     for examples in _batches(dataset, batch_size):
-        _, outputs = _run(model, [model.processor(example.raw) for example in examples])
-        answers = outputs[name].double().cpu().numpy().reshape(len(examples), -1)  # (B, numbers)
-        for example, answer in zip(examples, answers, strict=True):
+        for example, answer in zip(examples, _output(model, examples, name), strict=True):
             truth = tuple(float(value) for value in example.target.reshape(-1))
-            predictions.append(Prediction(example.id, truth, tuple(float(value) for value in answer)))
+            predictions.append(Prediction(example.id, truth, tuple(float(value) for value in answer.reshape(-1))))
     return predictions

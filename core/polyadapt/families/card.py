@@ -133,6 +133,7 @@ class FamilyCard:
     spans: Mapping[str, Span] = field(default_factory=dict)
     attention: Mapping[str, Attention] = field(default_factory=dict)
     streams: Mapping[str, Stream] = field(default_factory=dict)
+    default_sites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     blocks: tuple[str, ...] = ()
     stem: tuple[str, ...] = ()
     no_effect: Mapping[str, str] = field(default_factory=dict)

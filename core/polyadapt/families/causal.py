@@ -32,9 +32,8 @@ def signature(task: Task, vocabulary: int, width: int) -> Signature:
 def forward(tower: Any, head: nn.Module | None, task: Task, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Run the tower over whole texts.
 
-    Args:
-        tower: blocks with `input_ids`, `attention_mask` and `position_ids`.
-        head: output projection, needed for `causal-lm`.
+    The tower takes `input_ids`, `attention_mask` and `position_ids`; the head is the output projection that
+    task `causal-lm` needs.
     """
     mask = inputs["attention_mask"]
     hidden = tower(input_ids=inputs["input_ids"], attention_mask=mask, position_ids=positions(mask), use_cache=False).last_hidden_state  # (B, T, D)
@@ -43,7 +42,9 @@ def forward(tower: Any, head: nn.Module | None, task: Task, inputs: Mapping[str,
     return {"features": last_token(hidden, mask)}  # (B, D)
 
 
-def cached_forward(tower: Any, head: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor, past: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, Cache]:
+def cached_forward(
+    tower: Any, head: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor, past: Sequence[tuple[torch.Tensor, torch.Tensor]]
+) -> tuple[torch.Tensor, Cache]:
     """One step with caches: prefill (past of length 0), a single token, or a chunk.
 
     Shape:

@@ -106,19 +106,20 @@ def enliven(backbone: nn.Module) -> nn.Module:
     """Redraw a random backbone so that every part of it matters.
 
     Libraries start with weights near zero: attention is uniform then and whole branches are silent, so a
-    test of effects would see nothing. Matrices get deviation 1/sqrt(inputs), vectors 0.1 around what
-    they were, running statistics likewise. Draws from torch's default generator.
+    test of effects would see nothing. Matrices get deviation 1/sqrt(inputs), convolutions of pictures
+    sqrt(2/inputs) because rectifiers follow them, vectors 0.1 around what they were, running statistics
+    likewise. Draws from torch's default generator.
     """
     for name, value in backbone.named_parameters():
         if "parametrizations" in name or not value.requires_grad:
             continue
         if value.dim() > 1:
-            value.normal_(std=value[0].numel() ** -0.5)
+            value.normal_(std=((2.0 if value.dim() == 4 else 1.0) / value[0].numel()) ** 0.5)
         elif value.dim() == 1:
             value.add_(torch.randn_like(value), alpha=0.1)
-    for name, value in backbone.named_buffers():
+    for name, statistic in backbone.named_buffers():
         if name.endswith("running_mean"):
-            value.normal_(std=0.1)
+            statistic.normal_(std=0.1)
         elif name.endswith("running_var"):
-            value.uniform_(0.5, 1.5)
+            statistic.uniform_(0.5, 1.5)
     return backbone.eval()

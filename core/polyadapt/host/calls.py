@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 import pluggy
 
 from polyadapt import hookspecs
-from polyadapt.errors import PluginError, PolyadaptError
+from polyadapt.errors import PluginError, PolyadaptError, UserError
 from polyadapt.hookspecs import PROJECT, Event
 from polyadapt.host import checks
 from polyadapt.host.plugin import Plugin
@@ -79,6 +80,8 @@ class Calls:
         except PolyadaptError:
             raise
         except Exception as error:
+            if is_bundle_error(error):
+                raise UserError(str(error)) from error
             raise self._blame(hook, owner, error) from error
 
     def event(self, event: Event) -> None:
@@ -107,6 +110,12 @@ class Calls:
             trace = trace.tb_next
         name = f"plugin {guilty.described}" if guilty is not None else "the host"
         return PluginError(f"{name} failed in {hook}: {type(error).__name__}: {error}")
+
+
+def is_bundle_error(error: BaseException) -> bool:
+    """Whether the runtime package says that the user's input or bundle is wrong. It knows nothing of our errors."""
+    runtime = sys.modules.get("polyadapt_runtime.errors")
+    return runtime is not None and isinstance(error, runtime.BundleError)
 
 
 def _is_wrapper(implementation: pluggy.HookImpl) -> bool:

@@ -50,9 +50,10 @@ class Defaults:
     @hookimpl(trylast=True)
     def polyadapt_load_model(self, reference: str, options: Options) -> Model:
         """Call the implementation that the card names."""
-        card = self._registry.model(reference).card
-        model: Model = import_object(card.implementation)(reference, options)
-        return model
+        from polyadapt.sources.load import load
+
+        families = [claim.card for claim in self._registry.families.claims()]
+        return load(self._registry.model(reference).card, reference.partition(":")[2], options, families)
 
     @hookimpl(trylast=True)
     def polyadapt_adapt(self, model: Model, method: str, data: Any, options: AdaptOptions) -> Artifact:

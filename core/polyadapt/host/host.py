@@ -108,6 +108,10 @@ class Host:
         answers: list[dict[str, Any]] = self._calls.owner("polyadapt_infer", owner, model=model, inputs=inputs, artifact=artifact, options=dict(options or {}))
         return answers
 
+    def answers_itself(self, model: Model, artifact: Artifact | None) -> bool:
+        """Whether a plugin, and not the host's default, answers for this model with this artifact."""
+        return self._inference_owner(model, artifact) is not None
+
     def export(self, model: Model, artifacts: Mapping[str, Artifact], directory: Path, target: str = "onnx", options: Mapping[str, Any] | None = None) -> Any:
         """Export by the plugin whose name is `target`.
 

@@ -19,6 +19,7 @@ from polyadapt.errors import PluginError, UserError
 from polyadapt.methods.card import MethodCard
 from polyadapt.methods.head import HeadForm
 from polyadapt.model import Model
+from polyadapt.sites import OpPort
 
 
 class Method:
@@ -90,8 +91,7 @@ class Plan:
         rows = tuple(_row(edit) for edit in form.edits())
         base = sum(parameter.numel() for parameter in model.backbone.parameters())
         own = sum(parameter.numel() for parameter in form.parameters() if parameter.requires_grad)
-        trained_base = form.count(model) if form.trains_base and hasattr(form, "count") else 0
-        return cls(card.id, rows, own + trained_base, base, 4 * sum(row.values for row in rows), card.identity_at_start, form.trains_base)
+        return cls(card.id, rows, own + form.base_values(), base, 4 * sum(row.values for row in rows), card.identity_at_start, form.trains_base)
 
     @property
     def share(self) -> float:
@@ -133,6 +133,11 @@ def load_method(card: MethodCard) -> Method:
     return method
 
 
+def usual_sites(model: Model, given: Sequence[str], kind: str, usual: Sequence[str]) -> Sequence[str]:
+    """The user's sites; else the family's default for this kind of edit; else the method's usual ones."""
+    return given or model.family.card.default_sites.get(kind, usual)
+
+
 def select_ops(model: Model, patterns: Sequence[str], kinds: Sequence[str] = ("linear", "conv")) -> list[Any]:
     """Op ports at the sites that match, of the given kinds of modules, in the backbone's order.
 
@@ -145,3 +150,16 @@ def select_ops(model: Model, patterns: Sequence[str], kinds: Sequence[str] = ("l
         found = sorted({model.ports.ops[site].kind for site in sites})
         raise UserError(f"sites {', '.join(patterns)} are {', '.join(found)} ops; this method takes {', '.join(kinds)} ops")
     return ports
+
+
+def weight_rows(port: OpPort) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The weight of an op as [out, in] and its bias [out], rows of the site only, sharing the base's memory."""
+    module: Any = port.module
+    weight = module.weight.detach()
+    weight = weight.T if port.transposed else weight.reshape(weight.shape[0], -1)  # (out, in)
+    bias = getattr(module, "bias", None)
+    bias = None if bias is None else bias.detach()
+    if port.rows is None:
+        return weight, bias
+    start, stop = port.rows
+    return weight[start:stop], None if bias is None else bias[start:stop]

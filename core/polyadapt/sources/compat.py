@@ -14,6 +14,7 @@ import importlib.util
 import logging
 import sys
 from types import ModuleType
+from typing import Any
 
 from polyadapt.errors import MissingExtraError, UserError
 
@@ -24,7 +25,7 @@ _keep_alive: list[object] = []
 
 
 def import_torchvision() -> ModuleType | None:
-    """torchvision, or None when it is not installed (timm and transformers then do without, or say so)."""
+    """Import torchvision; None when it is not installed (timm and transformers then do without, or say so)."""
     if importlib.util.find_spec("torchvision") is None:
         return None
     try:
@@ -39,14 +40,14 @@ def import_torchvision() -> ModuleType | None:
 
 
 def import_torchaudio() -> ModuleType:
-    """torchaudio.
+    """Import torchaudio.
 
     Raises:
         MissingExtraError: it is not installed.
         UserError: it cannot be imported, even without its extension.
     """
     if importlib.util.find_spec("torchaudio") is None:
-        raise MissingExtraError("torchaudio", "speech", "this model")
+        raise MissingExtraError("torchaudio", "torchaudio", "this model")
     try:
         return importlib.import_module("torchaudio")
     except OSError as error:
@@ -61,25 +62,25 @@ def import_torchaudio() -> ModuleType:
 
 
 def import_timm() -> ModuleType:
-    """timm, after torchvision was seen to import.
+    """Import timm, after torchvision was seen to import.
 
     Raises:
         MissingExtraError: it is not installed.
     """
     if importlib.util.find_spec("timm") is None:
-        raise MissingExtraError("timm", "vision", "this model")
+        raise MissingExtraError("timm", "timm", "this model")
     import_torchvision()
     return importlib.import_module("timm")
 
 
 def import_transformers() -> ModuleType:
-    """transformers, after torchvision was seen to import (its image models need it where it is installed).
+    """Import transformers, after torchvision was seen to import (its image models need it where it is installed).
 
     Raises:
         MissingExtraError: it is not installed.
     """
     if importlib.util.find_spec("transformers") is None:
-        raise MissingExtraError("transformers", "text", "this model")
+        raise MissingExtraError("transformers", "transformers", "this model")
     import_torchvision()
     return importlib.import_module("transformers")
 
@@ -87,7 +88,7 @@ def import_transformers() -> ModuleType:
 def _declare_detection_operators() -> None:
     import torch
 
-    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _keep_alive.append(library)

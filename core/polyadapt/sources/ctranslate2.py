@@ -11,6 +11,7 @@ import struct
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from polyadapt.errors import UserError
 
 _VERSION = 6
-_TYPES = {0: np.dtype("<f4"), 1: np.dtype("<i1"), 2: np.dtype("<i2"), 3: np.dtype("<i4"), 4: np.dtype("<f2")}
+_TYPES: dict[int, np.dtype[Any]] = {0: np.dtype("<f4"), 1: np.dtype("<i1"), 2: np.dtype("<i2"), 3: np.dtype("<i4"), 4: np.dtype("<f2")}
 _MAXIMUM_RANK = 8
 
 
@@ -28,7 +29,7 @@ class CTranslate2File:
 
     spec: str
     revision: int
-    variables: dict[str, NDArray[np.generic]]
+    variables: dict[str, NDArray[Any]]
     aliases: dict[str, str]
 
 
@@ -50,7 +51,7 @@ def read_ctranslate2(path: Path) -> CTranslate2File:
     if version != _VERSION:
         raise UserError(f"{path} is not a CTranslate2 file of version {_VERSION}: it begins with version {version}; convert the model again")
     spec, revision = cursor.text("spec"), cursor.number("<I", "revision")
-    variables: dict[str, NDArray[np.generic]] = {}
+    variables: dict[str, NDArray[Any]] = {}
     for _ in range(cursor.number("<I", "number of variables")):
         name = cursor.text("name of a variable")
         if name in variables:
@@ -95,7 +96,7 @@ class _Cursor:
         except UnicodeDecodeError as error:
             raise self.broken(f"{what} is not UTF-8") from error
 
-    def variable(self, name: str) -> NDArray[np.generic]:
+    def variable(self, name: str) -> NDArray[Any]:
         rank = self.number("<B", name)
         if rank > _MAXIMUM_RANK:
             raise self.broken(f"{name!r} has {rank} dimensions")

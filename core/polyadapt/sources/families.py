@@ -76,7 +76,7 @@ def family_of(backbone: nn.Module, library: str, cards: Iterable[FamilyCard] | N
     kind = type(backbone).__name__
     known = {}
     for card in core_families().values() if cards is None else cards:
-        known.update({name: card for name in class_names(card, library)})
+        known.update(dict.fromkeys(class_names(card, library), card))
     if kind not in known:
         raise UserError(f"no family knows {library}'s {kind}{nearest(kind, known)}")
     return open_family(known[kind])

@@ -103,7 +103,8 @@ def kaldi_filters(bands: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     bins = _mel(np.arange(_DFT_SAMPLES // 2) * SAMPLE_RATE_HZ / _DFT_SAMPLES)[:, None]  # (F, 1)
     rise = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])  # (F, bands)
     fall = (edges[2:] - bins) / (edges[2:] - edges[1:-1])  # (F, bands)
-    return np.maximum(0.0, np.minimum(rise, fall)).astype(np.float32)
+    filters: np.ndarray[Any, np.dtype[np.float32]] = np.maximum(0.0, np.minimum(rise, fall)).astype(np.float32)
+    return filters
 
 
 def _mel(hz: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:

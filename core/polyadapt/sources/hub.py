@@ -48,10 +48,12 @@ def hub_folder(repository: str, patterns: tuple[str, ...], allow_download: bool,
 
 def _need_hub() -> None:
     if importlib.util.find_spec("huggingface_hub") is None:
-        raise MissingExtraError("huggingface_hub", "text", "a model from a hub")
+        raise MissingExtraError("huggingface_hub", "transformers", "a model from a hub")
 
 
 def _absent(repository: str, allow_download: bool, reference: str, error: Exception) -> UserError:
     if allow_download:
         return UserError(f"{reference}: {repository} could not be downloaded ({str(error).splitlines()[0]}); check its name and the network")
-    return UserError(f"{reference}: the weights of {repository} are not on this machine; add ?allow_download=true, name a local folder, or add ?pretrained=false for random weights")
+    return UserError(
+        f"{reference}: the weights of {repository} are not on this machine; add ?allow_download=true, name a local folder, or add ?pretrained=false for random weights"
+    )

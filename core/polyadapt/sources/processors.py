@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from polyadapt.signature import Signature
 
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
 
 def make_processor(spec: dict[str, Any], assets: Mapping[str, Path] | None = None) -> Processor:
@@ -43,15 +43,25 @@ def text_spec(*, pad_id: int, maximum_tokens: int = 128, pad_side: str = "right"
 
 
 def array_spec(signature: Signature) -> dict[str, Any]:
-    """The first input as an array of one example: its shape without the batch dimension; open sizes are -1."""
+    """The first input as an array of one example: its shape without the batch dimension, free axes by name."""
     spec = signature.inputs[0]
-    return {"kind": "array", "input": spec.name, "shape": [size if isinstance(size, int) else -1 for size in spec.shape[1:]], "dtype": spec.dtype}
+    return {"kind": "array", "input": spec.name, "shape": list(spec.shape[1:]), "dtype": spec.dtype}
 
 
-def tiny_tokenizer(path: Path, vocabulary: int) -> Path:
+def parts_spec(**parts: dict[str, Any]) -> dict[str, Any]:
+    """Several raw inputs, one for each key."""
+    return {"kind": "parts", "parts": parts}
+
+
+def tiny_tokenizer(path: Path, vocabulary: int, end_id: int | None = None) -> Path:
     """Write a tokenizer of single printable characters for random models, unless it is there.
 
     Ids: 0 padding, 1 unknown, 2 begin, 3 end, then the characters from the space on, as many as the vocabulary holds.
+
+    Args:
+        path: where it goes.
+        vocabulary: number of ids.
+        end_id: another id for the end token, which is then put behind every text.
 
     Raises:
         UserError: the vocabulary has no room for the special tokens.
@@ -60,17 +70,21 @@ def tiny_tokenizer(path: Path, vocabulary: int) -> Path:
     from tokenizers.decoders import Fuse
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Split
+    from tokenizers.processors import TemplateProcessing
 
-    specials = ["<pad>", "<unk>", "<s>", "</s>"]
-    if vocabulary < len(specials) + 1:
-        raise UserError(f"a vocabulary of {vocabulary} is too small for a tokenizer; {len(specials) + 1} tokens are the least")
+    specials = {"<pad>": 0, "<unk>": 1, "<s>": 2, "</s>": 3 if end_id is None else end_id}
+    free = [index for index in range(vocabulary) if index not in specials.values()]
+    if vocabulary < 5 or max(specials.values()) >= vocabulary:
+        raise UserError(f"a vocabulary of {vocabulary} is too small for a tokenizer; 5 tokens are the least")
     if path.is_file():
         return path
-    characters = [chr(code) for code in range(32, 127)][: vocabulary - len(specials)]
-    tokenizer = Tokenizer(WordLevel({token: index for index, token in enumerate(specials + characters)}, unk_token="<unk>"))
+    characters = dict(zip((chr(code) for code in range(32, 127)), free, strict=False))
+    tokenizer = Tokenizer(WordLevel(specials | characters, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Split(Regex("[\\s\\S]"), "isolated")
     tokenizer.decoder = Fuse()
-    tokenizer.add_special_tokens(specials)
+    tokenizer.add_special_tokens(list(specials))
+    if end_id is not None:
+        tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", end_id)])
     with replacing_file(path) as staging:
         tokenizer.save(str(staging))
     return path

@@ -45,21 +45,19 @@ def load(card: ModelCard, name: str, options: TimmOptions, families: Iterable[Fa
     reference = f"timm:{name}"
     backbone = build_backbone(name, options, reference)
     family = family_of(backbone, "timm", families)
-    labels = check_labels(options.labels, classes, reference) if (classes := int(getattr(backbone, "num_classes", 0))) else ()
+    labels = check_labels(options.labels, int(getattr(backbone, "num_classes", 0)), reference)
     task = make_task(family, options.task, labels=labels or (_own_labels(backbone) if options.pretrained else ()))
     spec, front = preprocessing(backbone, options.image_size_px)
     return build_model(family, backbone, task, make_processor(spec), reference=reference, front=front, licences=_licences(backbone, name, options.pretrained))
 
 
 def build_backbone(name: str, options: TimmOptions, reference: str) -> nn.Module:
-    """timm's module with its weights."""
+    """Make timm's module with its weights."""
     import_timm()
     import timm
 
-    architecture, arguments, config = name, {}, None
     directory = local_directory(name)
-    if directory is not None:
-        architecture, arguments, config = _read_folder(directory)
+    architecture, arguments, config = (name, {}, None) if directory is None else _read_folder(directory)
     if not timm.is_model(architecture):
         raise UserError(f"timm has no model {architecture!r}{nearest(architecture, timm.list_models())}")
     if options.num_classes is not None:
@@ -110,7 +108,7 @@ def _own_labels(backbone: Any) -> tuple[str, ...]:
     if names and len(names) == backbone.num_classes:
         return tuple(str(name) for name in names)
     tag = str(config.get("tag") or "")
-    if backbone.num_classes == 1000 and config.get("num_classes") == 1000 and ("in1k" in tag or not tag):
+    if backbone.num_classes == 1000 and "in1k" in tag:
         return imagenet_labels()
     return ()
 
@@ -152,9 +150,9 @@ def _weight_file(architecture: str, config: Mapping[str, Any] | None, directory:
     if known is None or not known.hf_hub_id:
         raise UserError(f"{reference}: timm has no weights for it on the hub; name a local file by ?weights=FILE, or add ?pretrained=false for random weights")
     for filename in WEIGHTS:
-        path = hub_file(str(known.hf_hub_id), filename, options.allow_download, reference)
-        if path is not None:
-            return path
+        found = hub_file(str(known.hf_hub_id), filename, options.allow_download, reference)
+        if found is not None:
+            return found
     raise UserError(f"{reference}: {known.hf_hub_id} holds neither {' nor '.join(WEIGHTS)}; download its weights and name the file by ?weights=FILE")
 
 

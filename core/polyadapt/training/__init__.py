@@ -12,21 +12,23 @@ from polyadapt.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from polyadapt.training.batches import Batch, TrainingData
-    from polyadapt.training.estimate import Estimate, estimate
-    from polyadapt.training.fit import Run, fit, fit_form
-    from polyadapt.training.form import TrainResult, train_form
+    from polyadapt.training.estimation import Estimate, estimate
+    from polyadapt.training.fitting import fit, fit_form
+    from polyadapt.training.form import TrainPlan, TrainResult, train_form
     from polyadapt.training.losses import Objective, objective_for
+    from polyadapt.training.run import Run
 
 _PLACES = {
     "Batch": "batches",
-    "Estimate": "estimate",
+    "Estimate": "estimation",
     "Objective": "losses",
-    "Run": "fit",
+    "Run": "run",
+    "TrainPlan": "form",
     "TrainResult": "form",
     "TrainingData": "batches",
-    "estimate": "estimate",
-    "fit": "fit",
-    "fit_form": "fit",
+    "estimate": "estimation",
+    "fit": "fitting",
+    "fit_form": "fitting",
     "objective_for": "losses",
     "train_form": "form",
 }
@@ -37,6 +39,7 @@ __all__ = [
     "Event",
     "Objective",
     "Run",
+    "TrainPlan",
     "TrainResult",
     "TrainSettings",
     "TrainingData",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from polyadapt.families.card import ExportRecipe, FamilyCard, Op, Span
 from polyadapt.methods.base_options import AdapterOptions
 from polyadapt.methods.card import MethodCard
 from polyadapt.options import Options
 from polyadapt.sources.card import ModelCard
-from pydantic import Field
 
 
 class GainOptions(AdapterOptions):

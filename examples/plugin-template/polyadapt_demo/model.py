@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from polyadapt.families.base import Family
-from polyadapt.model import Model, build_model
-from polyadapt.signature import Signature, Task, TensorSpec
 from polyadapt_runtime.preprocess import Processor
 from torch import nn
 from torch.nn import functional as F
+
+from polyadapt.families.base import Family
+from polyadapt.model import Model, build_model
+from polyadapt.signature import Signature, Task, TensorSpec
+from polyadapt.sources.card import ModelCard
+from polyadapt.sources.common import seeded
 
 from polyadapt_demo.cards import FAMILY, TinyOptions
 
@@ -80,12 +83,11 @@ class NetFamily(Family):
         return {"values": torch.randn(sizes["batch"], self.config(backbone)["inputs"], generator=generator)}
 
 
-def load_tiny(reference: str, options: TinyOptions) -> Model:
-    """Build the model that `demo:tiny` names. A real plugin would read weights here."""
+def load_tiny(card: ModelCard, name: str, options: TinyOptions) -> Model:
+    """Build the model that the card names. A real plugin would read weights here."""
     family = NetFamily(FAMILY)
     task = Task(options.task, metric="accuracy" if options.task == "classification" else "")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
+    with seeded(options.seed):
         backbone = family.tiny(task)
     processor = Processor({"kind": "array", "input": "values", "shape": [INPUTS], "dtype": "float32"}, {})
-    return build_model(family, backbone, task, processor, reference=reference, licences={"weights": "random"})
+    return build_model(family, backbone, task, processor, reference=card.reference, licences={"weights": "random"})

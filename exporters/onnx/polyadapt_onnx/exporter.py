@@ -138,7 +138,7 @@ def _slots(model: Model, artifacts: Mapping[str, Artifact], staging: Path, optio
         write_graph(traced, path)
     graph = Graph(path)
     report = GateReport(recipe.tolerance, recipe.cause)
-    random = example_edits(model.ports, groups, (4, 1, 3), generator)
+    random = example_edits(model.ports, groups, (5, 3, 4), generator)
     cases = [
         *_cases(model, view, recipe, "base", None, (), generator),
         *_cases(model, view, recipe, "random", None, random, generator),

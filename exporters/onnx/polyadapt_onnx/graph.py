@@ -80,7 +80,7 @@ def write_graph(traced: Traced, path: Path) -> str:
         except ExportError:
             raise
         except Exception as error:
-            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            reason = root_cause(error)
             raise ExportError(f"the {traced.recipe.exporter} exporter cannot trace this model: {reason}") from error
     return traced.recipe.exporter
 
@@ -122,6 +122,13 @@ def _write_legacy(module: GraphModule, inputs: dict[str, torch.Tensor], slots: d
     model = onnx_ir.load(str(path))
     finish(model, traced)
     onnx_ir.save(model, str(path), external_data=f"{path.name}.data")
+
+
+def root_cause(error: BaseException) -> str:
+    """The innermost reason of an exporter's error, in one line of at most 300 characters."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 class _Flat(nn.Module):

@@ -14,11 +14,11 @@ import numpy as np
 
 from polyadapt_runtime.errors import InputError, MissingLibraryError
 
-# A sinc of this many zero crossings to each side under a Kaiser window: tones up to 0.88 of the new half
-# rate keep their level to 1e-3, and what would alias is 80 dB down from 1.02 of it on.
-ZERO_CROSSINGS = 32
-ROLLOFF = 0.95
-KAISER_BETA = 9.0
+# The filter known as `kaiser_best` (resampy, librosa, torchaudio's docs): a sinc of 64 zero crossings to each side under a Kaiser window.
+# Tones up to 0.88 of the new half rate come out right to 1e-5; what would alias is 120 dB down.
+ZERO_CROSSINGS = 64
+ROLLOFF = 0.9475937167399596
+KAISER_BETA = 14.769656459379492
 _GROUP = 64  # phases that share one matrix product
 _ROWS = 4096  # frames that are copied at a time
 
@@ -82,7 +82,8 @@ def resample(samples: np.ndarray, rate_hz: int, target_hz: int) -> np.ndarray:
         offset, kernel = _kernel(step, phases, first)
         windows = np.lib.stride_tricks.sliding_window_view(padded, kernel.shape[0])[offset::step][:frames]  # (frames, taps)
         for row in range(0, frames, _ROWS):
-            result[row : row + _ROWS, first : first + _GROUP] = windows[row : row + _ROWS] @ kernel  # (rows, taps) @ (taps, group)
+            copied = np.ascontiguousarray(windows[row : row + _ROWS])  # overlapping rows keep BLAS away
+            result[row : row + _ROWS, first : first + _GROUP] = copied @ kernel  # (rows, taps) @ (taps, group)
     return result.reshape(-1)[:length]
 
 
@@ -172,4 +173,5 @@ def _mono(samples: np.ndarray) -> np.ndarray:
         return samples
     if samples.ndim != 2:
         raise InputError(f"a sound has shape [samples], or [samples, channels] either way round, found {list(samples.shape)}")
-    return samples.mean(axis=int(samples.shape[1] <= samples.shape[0]), dtype=np.float32)
+    mono: np.ndarray = samples.mean(axis=int(samples.shape[1] <= samples.shape[0]), dtype=np.float32)
+    return mono

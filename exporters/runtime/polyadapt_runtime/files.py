@@ -36,7 +36,7 @@ def safe_relative(path: str) -> PurePosixPath:
         UnsafePathError: it is absolute, has `..`, a backslash, a drive or empty parts.
     """
     pure = PurePosixPath(path)
-    plain = bool(path) and not pure.is_absolute() and str(pure) == path and not set(path) & set("\\:\0")
+    plain = bool(pure.parts) and not pure.is_absolute() and str(pure) == path and not set(path) & set("\\:\0")
     if not plain or any(part in {".", ".."} for part in pure.parts):
         raise UnsafePathError(f"{path!r} is not a plain path inside the bundle; do not use this bundle")
     return pure
@@ -164,7 +164,8 @@ def _walk(root: Path) -> Iterator[tuple[str, int]]:
 def _mapped(path: Path) -> memoryview:
     if path.stat().st_size == 0:
         raise GraphError(f"{path} is empty; copy the bundle again")
-    return memoryview(np.memmap(path, dtype=np.uint8, mode="r"))
+    mapped: np.ndarray = np.memmap(path, dtype=np.uint8, mode="r")
+    return mapped.data
 
 
 def _raise(error: OSError) -> None:

@@ -48,20 +48,27 @@ def read_image(raw: Any, spec: Mapping[str, Any]) -> np.ndarray:
 def _planes(raw: Any, channels: int) -> list[Any]:
     """PIL images that together hold the picture: one of 8 bits a channel, or one of floats for each channel."""
     try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
+        from PIL import Image, ImageOps
     except ImportError as error:
         raise MissingLibraryError("Pillow", "image", "reading an image") from error
     if isinstance(raw, np.ndarray):
         return _planes_of_array(raw, channels, Image)
+    if isinstance(raw, Image.Image):
+        return [_eight_bits(raw, channels, ImageOps)]
+    if not isinstance(raw, str | os.PathLike):
+        raise InputError(f"an image is a path, a PIL image or an array, found {type(raw).__name__}")
     try:
-        image = Image.open(raw) if isinstance(raw, str | os.PathLike) else raw
-        if not isinstance(image, Image.Image):
-            raise InputError(f"an image is a path, a PIL image or an array, found {type(raw).__name__}")
-        if image.mode[0] in "IF":
-            raise InputError(f"image {raw if isinstance(raw, str | os.PathLike) else ''} has mode {image.mode} (more than 8 bits a channel); give it as a float array in 0..1")
-        return [ImageOps.exif_transpose(image).convert(_MODES[channels])]
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        with Image.open(raw) as image:
+            return [_eight_bits(image, channels, ImageOps)]
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"cannot read image {raw}: {error}") from error
+
+
+def _eight_bits(image: Any, channels: int, operations: Any) -> Any:
+    """The picture upright, as its camera noted, with the wanted channels."""
+    if image.mode[0] in "IF":
+        raise InputError(f"the image has mode {image.mode}, more than 8 bits a channel; give it as a float array in 0..1")
+    return operations.exif_transpose(image).convert(_MODES[channels])
 
 
 def _planes_of_array(raw: np.ndarray, channels: int, image: Any) -> list[Any]:
@@ -72,7 +79,7 @@ def _planes_of_array(raw: np.ndarray, channels: int, image: Any) -> list[Any]:
     if pixels.dtype == np.uint8:
         whole = image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
         return [whole.convert(_MODES[channels])]
-    if pixels.dtype.kind != "f" or not (np.isfinite(pixels).all() and 0.0 <= pixels.min() and pixels.max() <= 1.0):
+    if pixels.dtype.kind != "f" or not (np.isfinite(pixels).all() and pixels.min() >= 0.0 and pixels.max() <= 1.0):
         raise InputError(f"an image array is uint8, or floats in 0..1; found {pixels.dtype} from {pixels.min()} to {pixels.max()}")
     if channels == 1 and pixels.shape[2] == 3:
         pixels = pixels @ np.array([[0.299], [0.587], [0.114]])  # luma of ITU-R 601, as Pillow's mode L

@@ -172,20 +172,29 @@ def artifact_entry(table: object, where: str, file: str | None = None) -> Artifa
     )
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        ManifestError: it cannot be read, is too large or no JSON.
+    """
+    try:
+        if path.stat().st_size > MAXIMUM_BYTES:
+            raise ManifestError(f"{path} has more than {MAXIMUM_BYTES} bytes")
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
+    except OSError as error:
+        raise ManifestError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{path} is not valid JSON ({error}); copy it again") from error
+
+
 def read_table(path: Path) -> dict[str, Any]:
     """The table in a JSON file.
 
     Raises:
         ManifestError: it cannot be read, or is something else.
     """
-    try:
-        if path.stat().st_size > MAXIMUM_BYTES:
-            raise ManifestError(f"{path} has more than {MAXIMUM_BYTES} bytes")
-        table = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
-    except OSError as error:
-        raise ManifestError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{path} is not valid JSON ({error}); copy it again") from error
+    table = read_json(path)
     if not isinstance(table, dict):
         raise ManifestError(f"{path} must hold a table, found {type(table).__name__}")
     return table

@@ -31,7 +31,8 @@ def engine() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise BundleError(f"onnxruntime cannot be imported ({error}); run one of: pip install 'polyadapt-runtime[cpu]' · pip install 'polyadapt-runtime[gpu]' (never both)") from error
+        both = "pip install 'polyadapt-runtime[cpu]' or pip install 'polyadapt-runtime[gpu]', never both"
+        raise BundleError(f"onnxruntime cannot be imported ({error}); run one of: {both}") from error
     onnxruntime.disable_telemetry_events()
     return onnxruntime
 

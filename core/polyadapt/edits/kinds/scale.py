@@ -1,4 +1,4 @@
-"""`scale`: h * g with g [out]; variant `input` multiplies the op's input instead, g [in]."""
+"""`scale`: h * g with g [out]; variant `input` multiplies the op's input channels instead, g [in]."""
 
 from __future__ import annotations
 
@@ -46,10 +46,8 @@ class Scale(Kind):
     def fold(self, tensors: Tensors, variant: str, weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
         g = tensors["g"].to(weight.dtype)
         if variant == "input":
-            if weight.dim() == 1 or weight.shape[1] % g.shape[0] or weight.shape[1] != g.shape[0]:
-                return None
-            return weight * g, bias
+            return weight * g.reshape(-1, *([1] * (weight.dim() - 2))), bias  # (out, in, k…)
         return weight * g.reshape(-1, *([1] * (weight.dim() - 1))), bias * g
 
     def _size(self, port: Any, variant: str) -> int:
-        return int(port.in_features if variant == "input" else port.out_features)
+        return int(port.in_channels if variant == "input" else port.out_features)

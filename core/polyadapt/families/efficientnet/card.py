@@ -23,6 +23,7 @@ CARD = FamilyCard(
         "neck": Op("conv_head"),
         "norm": Op(("bn2", "norm_head"), output="drop"),
     },
+    default_sites={"lowrank": ("stage.*.conv.*",), "scale": ("stage.*.conv.*",)},
     blocks=("blocks.{i}.{j}",),
     stem=("conv_stem", "bn1"),
     export={"classification": _RECIPE, "features": _RECIPE},

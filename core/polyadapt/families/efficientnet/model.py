@@ -15,7 +15,7 @@ from polyadapt.signature import Signature, Task
 if TYPE_CHECKING:
     from torch import nn
 
-_TINY = (("cn_r1_k3_s1_c8",), ("ds_r1_k3_s1_e1_c8_se0.25",), ("ir_r2_k3_s2_e2_c16_se0.25",), ("er_r1_k3_s2_e2_c16",))
+_TINY = (("cn_r1_k3_s1_c8",), ("ds_r1_k3_s1_e1_c8_se1",), ("ir_r2_k3_s2_e2_c16_se1",), ("er_r1_k3_s2_e2_c16",))
 """One stage of each class of blocks, in timm's notation."""
 
 
@@ -30,6 +30,7 @@ class EfficientNetFamily(Family):
             num_classes=(len(task.labels) or 5) if task.kind == "classification" else 0,
             num_features=32,
             stem_size=8,
+            act_layer=torch.nn.SiLU,
             round_chs_fn=partial(builder.round_channels, multiplier=1.0, divisor=8),
         )
         backbone.pretrained_cfg = {"input_size": (3, 48, 48)}

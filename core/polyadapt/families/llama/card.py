@@ -20,7 +20,14 @@ CARD = FamilyCard(
     media=("text",),
     architecture="decoder",
     libraries={"transformers": ">=5.0"},
-    classes=("transformers.LlamaForCausalLM", "transformers.LlamaModel", "transformers.LlamaForSequenceClassification", "transformers.Qwen2ForCausalLM", "transformers.Qwen2Model", "transformers.Qwen2ForSequenceClassification"),
+    classes=(
+        "transformers.LlamaForCausalLM",
+        "transformers.LlamaModel",
+        "transformers.LlamaForSequenceClassification",
+        "transformers.Qwen2ForCausalLM",
+        "transformers.Qwen2Model",
+        "transformers.Qwen2ForSequenceClassification",
+    ),
     tasks=("causal-lm", "classification"),
     sites={
         "embed": Op(_in("embed_tokens")),

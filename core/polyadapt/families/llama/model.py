@@ -53,7 +53,9 @@ class Llama(Family):
     def signature(self, backbone: nn.Module, task: Task) -> Signature:
         config: Any = backbone.config
         if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
-            raise UserError("this model uses sliding-window attention, which family 'llama' does not do; set use_sliding_window to false in its config if texts stay within the window")
+            raise UserError(
+                "this model uses sliding-window attention, which family 'llama' does not do; set use_sliding_window to false in its config if texts stay within the window"
+            )
         return causal.signature(task, config.vocab_size, config.hidden_size)
 
     def forward(self, backbone: nn.Module, task: Task, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

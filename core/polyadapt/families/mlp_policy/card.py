@@ -21,6 +21,7 @@ CARD = FamilyCard(
         "head": Op("head"),
     },
     spans={"block.{n}.ffn": Span("block.{n}.ffn.up", "block.{n}.ffn.down")},
+    default_sites={"lowrank": ("ffn.up", "ffn.down"), "scale": ("ffn.up",)},
     blocks=("blocks.{n}",),
     stem=("embed",),
     implementation="polyadapt.families.mlp_policy.model:MlpPolicyFamily",

@@ -21,9 +21,10 @@ CARD = FamilyCard(
         "stage.{i}.block.{j}.conv.{k}": Op("layer{i}.{j}", each="conv"),
         "stage.{i}.block.{j}.norm{k}": Op("layer{i}.{j}", each="norm", start=1, output="drop"),
     },
+    default_sites={"lowrank": ("stage.*.conv.*",), "scale": ("stage.*.conv.*",)},
     blocks=("layer{i}.{j}",),
     stem=("conv1", "bn1"),
     export={"classification": _RECIPE, "features": _RECIPE},
     extra="timm",
-    notes="Stages count from 1 as in the paper's tables of layers; the last convolution of a block that changes size is the one beside it (downsample). Of a deep stem, `embed` is the first convolution.",
+    notes="Stages count from 1; the last convolution of a block that changes size is the one beside it (downsample). Of a deep stem, `embed` is the first convolution.",
 )

@@ -96,6 +96,7 @@ CARD = FamilyCard(
             maximum={"batch": 63},
         )
     },
-    extra="diffusion",
-    notes="Height and width of the latents are multiples of 2 for every stage but the first. Text vectors are an ordinary input. U-Nets with several transformer blocks an attention or with further conditions (SDXL) are refused.",
+    extra="diffusers",
+    notes="Height and width of the latents are multiples of 2 for every stage but the first. Text vectors are an ordinary input. "
+    "U-Nets with several transformer blocks an attention or with further conditions (SDXL) are refused.",
 )

@@ -46,7 +46,7 @@ class Unet(Family):
             "layers": config.layers_per_block,
             "heads": config.attention_head_dim,
             "context": config.cross_attention_dim,
-            "attends": [[bool(getattr(stage, "attentions", None)) for stage in stages] for stages in (backbone.down_blocks, backbone.up_blocks)],
+            "attends": ["CrossAttn" in name for name in (*config.down_block_types, *config.up_block_types)],
             "groups": config.norm_num_groups,
             "linear_projection": config.use_linear_projection,
             "activation": activation_name(config.act_fn),
@@ -63,7 +63,8 @@ class Unet(Family):
             TensorSpec("timestep", ("batch",), "int64", "step of the noise schedule, 0 for almost none"),
             TensorSpec("encoder_hidden_states", ("batch", "tokens", config.cross_attention_dim), "float32", "vectors of the text"),
         )
-        return Signature(inputs, (TensorSpec("noise", ("batch", config.out_channels, "height", "width"), "float32", "what the model was trained to predict: the noise, or a velocity"),))
+        noise = TensorSpec("noise", ("batch", config.out_channels, "height", "width"), "float32", "what the model was trained to predict: the noise, or a velocity")
+        return Signature(inputs, (noise,))
 
     def forward(self, backbone: nn.Module, task: Task, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         result = backbone(inputs["sample"], inputs["timestep"], encoder_hidden_states=inputs["encoder_hidden_states"])

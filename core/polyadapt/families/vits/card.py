@@ -53,6 +53,7 @@ CARD = FamilyCard(
         )
     },
     extra="transformers",
-    notes="Length of the waveform follows from the text. Noise scales are 0 unless `Task.details` gives `noise_scale` and `noise_scale_duration`: the same text gives the same sound. "
+    notes="Length of the waveform follows from the text. Noise scales are 0 unless `Task.details` gives `noise_scale` and `noise_scale_duration`: "
+    "the same text gives the same sound. "
     "The duration predictor has no sites: its output is rounded. Transposed convolutions are not adapted. The dynamo exporter stops at the length that depends on data.",
 )

@@ -27,6 +27,7 @@ class Vits(Family):
             num_hidden_layers=2,
             num_attention_heads=2,
             ffn_dim=64,
+            layerdrop=0.0,
             flow_size=32,
             spectrogram_bins=17,
             upsample_initial_channel=32,
@@ -41,7 +42,7 @@ class Vits(Family):
             noise_scale=0.0,
             noise_scale_duration=0.0,
         )
-        backbone = VitsModel(config)
+        backbone: nn.Module = VitsModel(config)
         _calm_durations(backbone)
         return backbone
 
@@ -57,7 +58,8 @@ class Vits(Family):
             "flow": [config.flow_size, config.prior_encoder_num_flows, config.prior_encoder_num_wavenet_layers, config.wavenet_kernel_size, config.wavenet_dilation_rate],
             "upsample": [list(config.upsample_rates), list(config.upsample_kernel_sizes), config.upsample_initial_channel],
             "residual": [list(config.resblock_kernel_sizes), [list(item) for item in config.resblock_dilation_sizes], config.leaky_relu_slope],
-            "durations": [config.use_stochastic_duration_prediction, config.duration_predictor_num_flows, config.duration_predictor_flow_bins, config.duration_predictor_tail_bound],
+            "durations": [config.use_stochastic_duration_prediction, config.duration_predictor_num_flows, config.duration_predictor_flow_bins],
+            "tail_bound": config.duration_predictor_tail_bound,
             "activation": activation_name(config.hidden_act),
             "norm_epsilon": config.layer_norm_eps,
             "speakers": config.num_speakers,

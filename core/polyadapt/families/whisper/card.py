@@ -70,7 +70,7 @@ CARD = FamilyCard(
     },
     streams={
         "encoder": Stream("blocks", under(_ENCODER, "layers.{n}"), embed="config.d_model", first="encoder.tokens", deep="encoder.block.{n}.tokens"),
-        "decoder": Stream("blocks", under(_DECODER, "layers.{n}"), embed="config.d_model", first="decoder.tokens", deep="decoder.block.{n}.tokens"),
+        "decoder": Stream("embeds", ("model.decoder", "decoder"), embed="embed_tokens", first="decoder.tokens"),
     },
     # The decoder's blocks are left out: the first of them does not read what the encoder's last one gives.
     blocks=under(_ENCODER, "layers.{n}"),

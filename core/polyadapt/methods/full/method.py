@@ -29,21 +29,20 @@ class FullForm(Form):
         self._original = {id(part.parameter): part.parameter.detach().clone() for part in slices}
         self._moved: dict[int, torch.Tensor] = {}
 
-    def count(self, model: Model) -> int:
-        """Values of the base that train."""
-        return sum(parameter.numel() for parameter in self._parameters())
+    def base_values(self) -> int:
+        return sum(parameter.numel() for parameter in self._own())
 
     def edits(self) -> list[Edit]:
         return []
 
     def switch_on(self, base: BaseParameters) -> None:
-        for parameter in self._parameters():
+        for parameter in self._own():
             parameter.requires_grad_(True)
             if id(parameter) in self._moved:
                 parameter.data.copy_(self._moved[id(parameter)])
 
     def switch_off(self, base: BaseParameters) -> None:
-        for parameter in self._parameters():
+        for parameter in self._own():
             self._moved[id(parameter)] = parameter.detach().clone()
             parameter.requires_grad_(False)
             parameter.grad = None
@@ -58,16 +57,16 @@ class FullForm(Form):
         return [Edit(site, "patch", tensors) for site, tensors in edits.items()]
 
     def trained(self) -> dict[str, torch.Tensor]:
-        return {f"{index}": parameter.detach() for index, parameter in enumerate(self._parameters())}
+        return {f"{index}": parameter.detach() for index, parameter in enumerate(self._own())}
 
     def load_trained(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        for index, parameter in enumerate(self._parameters()):
+        for index, parameter in enumerate(self._own()):
             parameter.data.copy_(tensors[f"{index}"])
 
     def _now(self, parameter: torch.nn.Parameter) -> torch.Tensor:
         return parameter.detach() if parameter.requires_grad else self._moved.get(id(parameter), self._original[id(parameter)])
 
-    def _parameters(self) -> list[torch.nn.Parameter]:
+    def _own(self) -> list[torch.nn.Parameter]:
         return list({id(part.parameter): part.parameter for part in self._slices}.values())
 
 

@@ -11,10 +11,13 @@ from polyadapt.methods.base_options import AdapterOptions
 from polyadapt.methods.card import MethodCard, Paper
 
 
+USUAL_SITES = ("attn.q", "attn.v")
+
+
 class LoraOptions(AdapterOptions):
     """Options of LoRA."""
 
-    sites: tuple[str, ...] = Field(("attn.q", "attn.v"), description="globs over sites; q and v as in the paper's section 4.2")
+    sites: tuple[str, ...] = Field((), description="globs over sites; empty: attn.q and attn.v as in the paper's section 4.2, or the family's default")
     rank: int = Field(8, ge=1, description="r; 8 as in the paper's GPT-2 runs")
     alpha: float = Field(16.0, gt=0, description="the update is scaled by alpha / rank (by alpha / sqrt(rank) with rank_stabilised)")
     dropout: float = Field(0.0, ge=0, lt=1, description="on the input of the update, while training")

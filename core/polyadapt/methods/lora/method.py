@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from polyadapt.edits import Edit, Form
-from polyadapt.methods.base import Method, select_ops
-from polyadapt.methods.lora.card import LoraOptions
+from polyadapt.methods.base import Method, select_ops, usual_sites
+from polyadapt.methods.lora.card import USUAL_SITES, LoraOptions
 from polyadapt.model import Model
 from polyadapt.sites import OpPort, matches, module_name
 
@@ -48,7 +48,7 @@ class Lora(Method):
     """The method `lora`."""
 
     def form(self, model: Model, options: LoraOptions, generator: torch.Generator) -> Form:
-        return LoraForm(select_ops(model, options.sites, ("linear", "conv", "embedding")), options, generator)
+        return LoraForm(select_ops(model, usual_sites(model, options.sites, "lowrank", USUAL_SITES), ("linear", "conv", "embedding")), options, generator)
 
 
 def initial_a(port: OpPort, rank: int, generator: torch.Generator) -> torch.Tensor:

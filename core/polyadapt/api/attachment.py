@@ -1,0 +1,116 @@
+"""Attach a method without training it: for people with a training loop of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from polyadapt.api.work import installed_host
+from polyadapt.artifact import Artifact
+from polyadapt.edits import Form, attachments_of
+from polyadapt.host import Host
+from polyadapt.methods.base import load_method
+from polyadapt.methods.card import MethodCard
+from polyadapt.model import Model, build_model
+from polyadapt.options import Options, read_options
+from polyadapt.signature import Task
+from polyadapt.sources.families import family_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass
+class Attached:
+    """A method's form on a model, for people with a training loop of their own.
+
+    Attributes:
+        model: the model, or the passed module wrapped as one.
+        form: its trainable parameters.
+        name: under which it is attached.
+    """
+
+    model: Model
+    root: nn.Module
+    form: Form
+    name: str
+    card: MethodCard
+    options: Options
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """What an optimiser should train."""
+        return (parameter for parameter in self.form.parameters() if parameter.requires_grad)
+
+    def artifact(self, **provenance: Any) -> Artifact:
+        """The present state as an artifact.
+
+        Args:
+            provenance: plain values to keep with it, such as `seed` or `metrics`.
+        """
+        dtype = str(next(self.model.module.parameters()).dtype).removeprefix("torch.")
+        return Artifact(
+            method=self.card.id,
+            base_id=self.model.base_id,
+            family=self.model.family.card.id,
+            task=self.model.task.kind,
+            edits=tuple(self.form.lower()),
+            options=self.options.model_dump(mode="json"),
+            labels=self.model.task.labels if self.model.ports.head is not None else (),
+            dtype=dtype,
+            provenance=provenance,
+        )
+
+    def detach(self) -> None:
+        """Take it off; the model is as before, bit for bit."""
+        attachments_of(self.root).remove(self.name)
+
+
+def attach(model: Model | nn.Module, method: str, *, name: str = "adapter", seed: int = 0, host: Host | None = None, **options: Any) -> Attached:
+    """Attach a method's trainable edits without training them.
+
+    A library's own module is adapted in place: it keeps its class and its way of being called, its base is frozen,
+    and the new parameters appear among its own, so that any trainer finds them.
+
+    Args:
+        model: a loaded model, or a module of a library that some family knows.
+        method: id of a method.
+        name: of this attachment; several may be attached.
+        seed: of the starting values.
+        host: where the method is looked up.
+        options: of the method.
+
+    Raises:
+        UserError: nobody knows the method, it does not fit, or no family knows the module.
+    """
+    used = host or installed_host()
+    card = used.registry.methods.get(method).card
+    chosen = read_options(card.options, options, f"method {method!r}")
+    wrapped = model if isinstance(model, Model) else as_model(model, host=used)
+    root = wrapped.module if isinstance(model, Model) else model
+    form = load_method(card).build(wrapped, chosen, torch.Generator().manual_seed(seed)).to(wrapped.device)
+    attachments_of(root, wrapped.ports, wrapped.backbone).add(name, form)
+    return Attached(wrapped, root, form, name, card, chosen)
+
+
+def as_model(module: nn.Module, task: str = "", *, host: Host | None = None) -> Model:
+    """Wrap a library's module as a model with the reference `module:<base_id>`.
+
+    Args:
+        module: of a class that a family's card names.
+        task: what it is asked; the family's first task when empty.
+        host: whose families are looked through.
+
+    Raises:
+        UserError: no family knows its class.
+    """
+    from polyadapt_runtime.preprocess import Processor
+
+    cards = [claim.card for claim in (host or installed_host()).registry.families.claims()]
+    library = next((part for part in (kind.__module__.partition(".")[0] for kind in type(module).__mro__) if part != "torch"), "torch")
+    family = family_of(module, library, cards)
+    model = build_model(family, module, Task(task or family.card.tasks[0]), Processor({"kind": "tensors"}, {}), reference="module:")
+    model.reference = f"module:{model.base_id}"
+    return model

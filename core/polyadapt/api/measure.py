@@ -1,0 +1,82 @@
+"""Measure a model, or a model with an artifact, on data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from polyadapt.api.work import installed_host, open_dataset
+from polyadapt.artifact import Artifact
+from polyadapt.data.dataset import Dataset, Example
+from polyadapt.evaluation.evaluation import Evaluation
+from polyadapt.evaluation.evaluation import evaluate as run_evaluation
+from polyadapt.evaluation.metrics import default_metric
+from polyadapt.evaluation.predict import model_predictor
+from polyadapt.evaluation.prediction import Answer, Prediction, Predictor
+from polyadapt.host import Host
+from polyadapt.host.inference import adapted
+from polyadapt.model import Model
+
+PREDICTED = ("classification", "causal-lm", "ctc", "control")
+"""Tasks whose predictions are read from one forward pass; for others the model is asked as a user would ask it."""
+
+
+def evaluate(
+    model: Model,
+    data: str | Dataset,
+    artifact: Artifact | None = None,
+    *,
+    metrics: Sequence[str] = (),
+    seed: int | Sequence[int] = 0,
+    batch_size: int = 32,
+    host: Host | None = None,
+) -> Evaluation:
+    """Measure a model, or a model with an artifact, on data.
+
+    Args:
+        model: a loaded model.
+        data: a URI or a data set.
+        artifact: attached for the time of the evaluation.
+        metrics: the first one decides; the task's own when empty.
+        seed: of the resampling that gives intervals.
+        batch_size: examples at once.
+        host: where the reader is looked up.
+
+    Raises:
+        UserError: the artifact belongs to another base, or the data does not fit the task.
+    """
+    used = host or installed_host()
+    dataset = open_dataset(data, host=used)
+    chosen = tuple(metrics) or (model.task.metric or default_metric(model.task.kind),)
+    generator = np.random.default_rng(seed)
+    if used.answers_itself(model, artifact) or model.task.kind not in PREDICTED:
+        return run_evaluation(_asking(used, model, artifact, batch_size), dataset, chosen, generator=generator)
+    with adapted(model, artifact) as active:
+        return run_evaluation(model_predictor(active, batch_size), dataset, chosen, generator=generator)
+
+
+def _asking(host: Host, model: Model, artifact: Artifact | None, batch_size: int) -> Predictor:
+    """A predictor that infers: for tasks that generate, and for plugins that answer themselves."""
+
+    def predict(dataset: Dataset) -> list[Prediction]:
+        answers = host.infer(model, [example.raw for example in dataset], artifact, {"batch_size": batch_size})
+        return [Prediction(example.id, _truth(example), _said(answer)) for example, answer in zip(dataset, answers, strict=True)]
+
+    return predict
+
+
+def _truth(example: Example) -> Answer:
+    if example.label is not None and example.text is None:
+        return example.label
+    return example.text if example.text is not None else tuple(float(value) for value in example.target.reshape(-1))
+
+
+def _said(answer: Mapping[str, Any]) -> Answer:
+    """What an inference said: its label, its text, or its first array of numbers."""
+    for name in ("label", "text"):
+        if isinstance(answer.get(name), str):
+            return str(answer[name])
+    numbers = next((value for value in answer.values() if isinstance(value, np.ndarray)), None)
+    return None if numbers is None else tuple(float(value) for value in numbers.reshape(-1))

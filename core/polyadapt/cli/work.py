@@ -1,0 +1,173 @@
+"""`polyadapt adapt`, `evaluate` and `infer`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from polyadapt.cli.context import download_option, host_of, load_model, option_pairs, parse_pairs, print_facts, print_json
+from polyadapt.errors import UserError
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+folder = click.Path(path_type=Path, file_okay=False)
+
+
+@click.command()
+@click.argument("reference", metavar="REF")
+@click.argument("method")
+@click.argument("data", metavar="DATA")
+@click.option("--out", required=True, type=folder, help="Where the artifact is written.")
+@option_pairs("-o", "--option", "options")
+@option_pairs("-m", "--model-option", "model_options")
+@option_pairs("-d", "--data-option", "data_options")
+@option_pairs("-s", "--split", "split")
+@option_pairs("-t", "--train", "train")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoints beside --out.")
+@click.option("--dry-run", is_flag=True, help="Say what would happen, with time, memory and disk.")
+@download_option
+@json_option
+@click.pass_context
+def adapt(ctx: click.Context, /, **given: Any) -> None:
+    """Adapt the model REF to DATA (a URI such as folder:photos) by METHOD."""
+    from polyadapt import api
+    from polyadapt.cli.progress import showing
+    from polyadapt.data.split import split_data
+    from polyadapt.job.directory import clear
+    from polyadapt.job.estimate import estimate_adaptation
+
+    host = host_of(ctx)
+    out: Path = given["out"]
+    checkpoints = out.with_name(f".{out.name}.checkpoints")
+    if out.exists() and not given["dry_run"]:
+        raise UserError(f"{out} exists already; give another --out, or remove it")
+    if checkpoints.exists() and not given["resume"] and not given["dry_run"]:
+        raise UserError(f"an unfinished adaptation lies in {checkpoints}; --resume goes on with it, or remove it")
+    host.registry.methods.get(given["method"])
+    model = load_model(host, given["reference"], parse_pairs(given["model_options"], "--model-option"), given["allow_download"])
+    dataset = api.open_dataset(given["data"], parse_pairs(given["data_options"], "--data-option"), host=host)
+    parts = split_data(dataset, nested(parse_pairs(given["split"], "--split")))
+    options, train = parse_pairs(given["options"], "--option"), parse_pairs(given["train"], "--train")
+    if given["dry_run"]:
+        found = estimate_adaptation(host, model, given["method"], options, train, parts)
+        print_json(found) if given["as_json"] else print_facts(found.items())
+        return
+    with showing(given["as_json"]) as emit:
+        artifact = api.adapt_parts(model, given["method"], parts, options, train, directory=checkpoints, resume=given["resume"], emit=emit, host=host)
+    artifact.save(out)
+    clear(checkpoints)
+    facts = {"artifact": str(out), "method": artifact.method, "bytes": artifact.size_bytes, "sites": len(artifact.sites), "labels": list(artifact.labels)}
+    print_json(facts) if given["as_json"] else print_facts(facts.items())
+
+
+@click.command()
+@click.argument("reference", metavar="REF")
+@click.argument("data", metavar="DATA")
+@click.option("--artifact", type=folder, help="Folder of an artifact to attach.")
+@click.option("--metric", "metrics", multiple=True, help="May be given several times; the task's own otherwise.")
+@click.option("--part", default="all", show_default=True, help="all, train, validation or test of a split.")
+@option_pairs("-m", "--model-option", "model_options")
+@option_pairs("-d", "--data-option", "data_options")
+@option_pairs("-s", "--split", "split")
+@click.option("--seed", default=0, show_default=True, help="Of the resampling behind the interval.")
+@download_option
+@json_option
+@click.pass_context
+def evaluate(ctx: click.Context, /, **given: Any) -> None:
+    """Measure the model REF on DATA, alone or with an artifact."""
+    from polyadapt import api
+    from polyadapt.artifact import Artifact
+    from polyadapt.data.split import split_data
+
+    host = host_of(ctx)
+    model = load_model(host, given["reference"], parse_pairs(given["model_options"], "--model-option"), given["allow_download"])
+    artifact = Artifact.load(given["artifact"]) if given["artifact"] else None
+    dataset = api.open_dataset(given["data"], parse_pairs(given["data_options"], "--data-option"), host=host)
+    if given["part"] != "all":
+        dataset = split_data(dataset, nested(parse_pairs(given["split"], "--split")))[given["part"]]
+    elif given["split"]:
+        raise UserError("--split says how to split, and --part all takes everything; add --part test")
+    found = api.evaluate(model, dataset, artifact, metrics=given["metrics"], seed=given["seed"], host=host)
+    if given["as_json"]:
+        print_json(found.to_dict(predictions=False))
+        return
+    rows = [(found.metric, found.value, found.interval), *((name, other.value, other.interval) for name, other in found.others.items())]
+    print_facts([("examples", found.n), *((name, f"{value:.4g}  ({interval.level:.0%} interval {interval.low:.4g} to {interval.high:.4g})") for name, value, interval in rows)])
+
+
+@click.command()
+@click.argument("model", metavar="REF|BUNDLE")
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.option("--artifact", help="Folder of an artifact, or the name of one in the bundle.")
+@click.option("--text", "is_text", is_flag=True, help="Inputs are texts, even where a file has that name.")
+@option_pairs("-o", "--option", "options")
+@option_pairs("-m", "--model-option", "model_options")
+@download_option
+@json_option
+@click.pass_context
+def infer(ctx: click.Context, /, **given: Any) -> None:
+    """Answer for each INPUT (a file, or a text) by the model REF or an exported BUNDLE."""
+    import numpy as np
+
+    from polyadapt import api
+    from polyadapt.artifact import Artifact
+
+    name, options = given["model"], parse_pairs(given["options"], "--option")
+    rows = [value if given["is_text"] else _raw(value) for value in given["inputs"]]
+    if (Path(name) / "manifest.json").is_file():
+        answers = api.infer(Path(name), rows, given["artifact"], **options)
+    else:
+        host = host_of(ctx)
+        loaded = load_model(host, name, parse_pairs(given["model_options"], "--model-option"), given["allow_download"])
+        answers = api.infer(loaded, rows, Artifact.load(given["artifact"]) if given["artifact"] else None, host=host, **options)
+    plain = [{"input": value, "answer": _plain(answer, np.ndarray)} for value, answer in zip(given["inputs"], answers, strict=True)]
+    if given["as_json"]:
+        print_json(plain)
+        return
+    for row in plain:
+        click.echo(f"{row['input']}: {_line(row['answer'])}")
+
+
+def nested(pairs: dict[str, Any]) -> dict[str, Any]:
+    """`fractions.train = 0.5` as a table within a table."""
+    result: dict[str, Any] = {}
+    for key, value in pairs.items():
+        outer, dot, inner = key.partition(".")
+        if dot:
+            result.setdefault(outer, {})[inner] = value
+        else:
+            result[key] = value
+    return result
+
+
+def _raw(value: str) -> Any:
+    """A path where there is such a file (numpy arrays are read), else the text."""
+    import numpy as np
+
+    path = Path(value)
+    if not path.is_file():
+        return value
+    if path.suffix == ".npy":
+        return np.load(path, allow_pickle=False)
+    return path.read_text(encoding="utf-8") if path.suffix == ".txt" else path
+
+
+def _plain(answer: Any, array: type) -> Any:
+    """Arrays as lists, predictions as tables."""
+    if isinstance(answer, array):
+        return answer.tolist()  # type: ignore[attr-defined]
+    if hasattr(answer, "__dataclass_fields__"):
+        return {name: _plain(getattr(answer, name), array) for name in answer.__dataclass_fields__}
+    if isinstance(answer, dict):
+        return {key: _plain(value, array) for key, value in answer.items()}
+    return [_plain(value, array) for value in answer] if isinstance(answer, (list, tuple)) else answer
+
+
+def _line(answer: Any) -> str:
+    if isinstance(answer, dict) and "label" in answer:
+        return f"{answer['label']} ({answer['score']:.3f})"
+    if isinstance(answer, dict) and "text" in answer:
+        return str(answer["text"])
+    text = str(answer)
+    return text if len(text) <= 200 else f"{text[:197]}…  (--json for all)"

@@ -1,0 +1,162 @@
+"""Answers of a model for raw inputs: the same processor, module and reading of outputs as in an exported bundle."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from polyadapt.options import Options, read_options
+from polyadapt_runtime.generate import Sampling
+from polyadapt_runtime.postprocess import interpret
+
+if TYPE_CHECKING:
+    from polyadapt.artifact import Artifact
+    from polyadapt.model import Model
+
+NAME = "inference"
+
+
+class InferOptions(Options):
+    """Options of a call."""
+
+    batch_size: int = Field(32, ge=1, description="inputs that run at once")
+    top: int = Field(5, ge=1, description="classes that are named")
+    maximum_new_tokens: int = Field(64, ge=1, description="most tokens of a generated text")
+    temperature: float = Field(0.0, ge=0, description="of drawing tokens; 0 takes the likeliest")
+    top_k: int | None = Field(None, ge=1, description="draw among so many tokens only")
+    top_p: float = Field(1.0, gt=0, le=1, description="draw among the likeliest tokens that together have this probability")
+    seed: int | None = Field(None, description="of drawing tokens")
+
+
+@contextlib.contextmanager
+def adapted(model: Model, artifact: Artifact | None) -> Iterator[Model]:
+    """The model with an artifact attached and its classes for the time of the block, in evaluation mode.
+
+    Raises:
+        UserError: the artifact belongs to another base, or does not fit.
+    """
+    modes = {module: module.training for module in model.module.modules()}
+    model.module.eval()
+    try:
+        if artifact is None:
+            yield model
+            return
+        before = getattr(model.module, "polyadapt", None)
+        active = before.active if before is not None else ()
+        attachments = artifact.attach(model, NAME, activate=False)
+        attachments.activate(NAME)
+        attachments.eval()
+        try:
+            yield model.with_labels(artifact.labels) if artifact.labels else model
+        finally:
+            attachments.remove(NAME)
+            if active:
+                attachments.activate(*active)
+    finally:
+        for module, was_training in modes.items():
+            module.training = was_training
+
+
+def answer(model: Model, inputs: list[Any], artifact: Artifact | None, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One answer for each input.
+
+    `classification`: `label`, `score` (probability) and `top`. Texts: `text`. Everything else: outputs by name, as
+    arrays without a batch axis; names, meanings and units are those of `model.signature`.
+
+    Raises:
+        UserError: an option, the artifact or an input does not fit.
+    """
+    chosen = read_options(InferOptions, options, "infer")
+    with adapted(model, artifact) as active, torch.inference_mode():
+        if active.task.kind in ("causal-lm", "seq2seq-lm", "transcription"):
+            return [{"text": _generate(active, raw, chosen)} for raw in inputs]
+        answers: list[dict[str, Any]] = []
+        # Sounds carry no mask: a clip beside a longer one would be filled up with silence and answered otherwise.
+        size = chosen.batch_size if active.processor.kind in ("image", "array") or active.processor.pads_exactly else 1
+        for start in range(0, len(inputs), size):
+            for row in _forward(active, inputs[start : start + size]):
+                answers.append(_read(active, row, chosen.top))
+        return answers
+
+
+def _forward(model: Model, raws: list[Any]) -> list[dict[str, np.ndarray]]:
+    """Outputs of one batch as rows without a batch axis."""
+    arrays = model.processor.collate([model.processor(raw) for raw in raws])
+    outputs = model.module(**_tensors(model, arrays))
+    found = {name: value.float().cpu().numpy() if value.is_floating_point() else value.cpu().numpy() for name, value in outputs.items()}
+    return [{name: value[index] for name, value in found.items()} for index in range(len(raws))]
+
+
+def _read(model: Model, row: Mapping[str, np.ndarray], top: int) -> dict[str, Any]:
+    kind = model.task.kind
+    if kind == "classification":
+        best = interpret(row, {"kind": kind}, model.task.labels, top)
+        return {"label": best.label, "score": best.score, "top": [list(pair) for pair in best.top]}
+    if kind == "ctc":
+        details = model.task.details
+        spec = {"kind": "ctc", "blank_id": details.get("blank_id", 0), "separator": details.get("separator")}
+        labels = model.task.labels or tuple(str(label) for label in _sequence(details.get("vocabulary")))
+        return {"text": interpret(row, spec, labels, top)}
+    return dict(row)
+
+
+def _sequence(value: object) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, (list, tuple)) else ()
+
+
+def _generate(model: Model, raw: Any, options: InferOptions) -> str | list[int]:
+    """Token by token without a cache: slow and simple; an exported bundle is the fast way.
+
+    Returns:
+        The new text, or the new token ids where the model came without a tokenizer.
+    """
+    is_causal = model.task.kind == "causal-lm"
+    inputs = _tensors(model, model.processor.collate([model.processor(raw)]))
+    name = "input_ids" if is_causal else "decoder_input_ids"
+    settings = model.generation
+    if not is_causal:
+        inputs[name] = torch.tensor([_start(model)], dtype=torch.int64, device=model.device)  # (1, start)
+    ends = set(settings.get("eos_ids", ()))
+    never, first = (list(settings.get(key, ())) for key in ("suppress_ids", "begin_suppress_ids"))
+    generator = np.random.default_rng(options.seed)
+    sampling = Sampling(options.temperature, options.top_k, options.top_p, options.seed)
+    made: list[int] = []
+    for step in range(options.maximum_new_tokens):
+        scores = model.module(**inputs)["logits"][0, -1].float().cpu().numpy()  # (vocabulary,)
+        scores[never + (first if step == 0 else [])] = -np.inf
+        token = sampling.pick(scores, generator)
+        if token in ends:
+            break
+        made.append(token)
+        inputs[name] = torch.cat([inputs[name], inputs[name].new_tensor([[token]])], dim=1)  # (1, tokens + 1)
+        if is_causal and "attention_mask" in inputs:
+            inputs["attention_mask"] = torch.ones_like(inputs[name])
+    reader = _reader(model)
+    return reader.decode(made) if reader is not None and reader.has_tokenizer else made
+
+
+def _reader(model: Model) -> Any:
+    """What turns ids into text: the processor's own, or one for the tokenizer that a model for sounds brings."""
+    from polyadapt_runtime.text import TextReader
+
+    if model.processor.text is not None:
+        return model.processor.text
+    path = model.processor.assets.get("tokenizer")
+    return TextReader({"inputs": {"ids": "input_ids"}}, path) if path is not None else None
+
+
+def _start(model: Model) -> list[int]:
+    """Token ids with which a decoder begins, the same that training puts before a text."""
+    for key in ("start_ids", "decoder_start_ids"):
+        if model.generation.get(key):
+            return [int(token) for token in model.generation[key]]
+    return [int(model.generation.get("decoder_start_id", 0))]
+
+
+def _tensors(model: Model, arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(np.ascontiguousarray(value)).to(model.device) for name, value in arrays.items()}

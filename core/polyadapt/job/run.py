@@ -1,0 +1,209 @@
+"""Run a recipe: load, split, adapt every arm, evaluate, export, verify, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from polyadapt import api
+from polyadapt.data.dataset import Dataset
+from polyadapt.data.split import Parts, split_data
+from polyadapt.errors import ExportError
+from polyadapt.evaluation.evaluation import Evaluation, compare
+from polyadapt.evaluation.interval import Comparison
+from polyadapt.evaluation.metrics import default_metric
+from polyadapt.hookspecs import Event
+from polyadapt.host import Host
+from polyadapt.job.arms import Arm, Bench, arms_of
+from polyadapt.job.directory import open_directory
+from polyadapt.model import Model
+from polyadapt.options import read_options
+from polyadapt.recipe import DataSection, Recipe
+from polyadapt.report import ArmResult, RunResult, write_report
+from polyadapt.report.examples import pick_examples
+from polyadapt.training.settings import TrainSettings
+
+LIBRARIES = ("polyadapt", "torch", "timm", "transformers", "torchaudio", "diffusers", "onnx", "onnxruntime", "numpy")
+LATENCY_CALLS = 10
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What every way of running a recipe begins with."""
+
+    model: Model
+    dataset: Dataset
+    parts: Parts
+    arms: tuple[Arm, ...]
+    metrics: tuple[str, ...]
+
+
+def prepare(recipe: Recipe, host: Host, allow_download: bool = False) -> Prepared:
+    """Load the model, read and split the data, and check everything that can be checked before training.
+
+    Raises:
+        UserError: anything in the recipe that does not fit.
+    """
+    for settings in (recipe.train, *({**recipe.train, **arm.train} for arm in recipe.arm)):
+        read_options(TrainSettings, settings, "recipe [train]")
+    for arm in recipe.arm:
+        card = host.registry.methods.get(arm.method).card
+        read_options(card.options, arm.method_options(), f"arm {arm.name!r}, method {arm.method!r}")
+    model = host.load(recipe.model.reference, model_options(recipe, host, allow_download))
+    dataset = api.open_dataset(recipe.data.uri, data_options(recipe.data, host), host=host)
+    parts = split_data(dataset, {"seed": recipe.seed, **recipe.data.split})
+    metrics = recipe.evaluate.metrics or (model.task.metric or default_metric(model.task.kind),)
+    return Prepared(model, dataset, parts, tuple(arms_of(recipe, model, dataset, host)), metrics)
+
+
+def run_recipe(
+    recipe: Recipe,
+    root: Path,
+    host: Host,
+    *,
+    resume: bool = False,
+    examples: bool = True,
+    allow_download: bool = False,
+    has_export: bool = True,
+    emit: Callable[[Event], None] = lambda event: None,
+) -> RunResult:
+    """Do what a recipe says.
+
+    Args:
+        recipe: read and checked.
+        root: directory of the run.
+        host: whose plugins do the work.
+        resume: go on with what is in `root`: finished arms are kept, training goes on from its checkpoints.
+        examples: whether the report shows single examples.
+        allow_download: whether the model's library may use the network.
+        has_export: False leaves the export out, whatever the recipe says.
+        emit: hears of everything.
+
+    Raises:
+        UserError: something in the recipe does not fit, or the directory belongs to another run.
+        TrainingError: training cannot go on.
+        ExportError: the export or its self-test failed; artifacts and evaluations are kept.
+    """
+    prepared = prepare(recipe, host, allow_download)
+    directory = open_directory(root, recipe, resume)
+    bench = Bench(host, recipe, prepared.model, prepared.parts, prepared.metrics, directory, resume, emit)
+    results = [bench.measure(arm) for arm in prepared.arms]
+    bundle = None
+    if has_export and recipe.export is not None:
+        bundle = _export(bench, prepared, emit)
+    result = describe(recipe, prepared, results, bundle, examples)
+    write_report(result, root, examples)
+    return result
+
+
+def model_options(recipe: Recipe, host: Host, allow_download: bool) -> dict[str, Any]:
+    """Options of the reference, with the task and the permission to download among them."""
+    known = host.registry.model(recipe.model.reference).card.options.model_fields
+    options = dict(recipe.model.options)
+    if recipe.model.task:
+        options["task"] = recipe.model.task
+    if allow_download and "allow_download" in known:
+        options["allow_download"] = True
+    return options
+
+
+def data_options(section: DataSection, host: Host) -> dict[str, Any]:
+    """Options of the reader, with the columns among them."""
+    return {**section.options, **({"columns": section.columns} if section.columns else {})}
+
+
+def describe(recipe: Recipe, prepared: Prepared, results: list[ArmResult], bundle: Mapping[str, Any] | None, examples: bool) -> RunResult:
+    """Everything a report shows."""
+    model, parts = prepared.model, prepared.parts
+    evaluations = {result.name: result.evaluation for result in results if isinstance(result.evaluation, Evaluation)}
+    return RunResult(
+        title=recipe.name,
+        model=model.family.card.title,
+        reference=model.reference,
+        base_id=model.base_id,
+        task=model.task.kind,
+        base_parameters=sum(parameter.numel() for parameter in model.backbone.parameters()),
+        data={"uri": recipe.data.uri, "hash": prepared.dataset.hash, **parts.to_dict()},
+        arms=results,
+        comparisons=comparisons(results, recipe.seed),
+        bundle=bundle,
+        versions=_versions(),
+        seed=recipe.seed,
+        examples=pick_examples(parts.test, evaluations) if examples else (),
+        notes=_notes(prepared),
+    )
+
+
+def comparisons(results: list[ArmResult], seed: int) -> list[Comparison]:
+    """Paired differences on the test part: each arm against each baseline, and against the arms before it."""
+    found = []
+    arms = [result for result in results if result.role == "arm"]
+    baselines = [result for result in results if result.role == "baseline"]
+    for position, arm in enumerate(arms):
+        for other in [*baselines, *arms[:position]]:
+            if isinstance(arm.evaluation, Evaluation) and isinstance(other.evaluation, Evaluation):
+                found.append(compare(arm.evaluation, other.evaluation, (arm.name, other.name), generator=np.random.default_rng([seed, 2])))
+    return found
+
+
+def _export(bench: Bench, prepared: Prepared, emit: Callable[[Event], None]) -> dict[str, Any]:
+    """Export the arms, prove the bundle with the runtime alone, and time it."""
+    from polyadapt_runtime import Bundle
+
+    section = bench.recipe.export
+    assert section is not None
+    target = bench.directory.root / section.directory
+    arms = [arm for arm in prepared.arms if arm.role == "arm"]
+    if not (bench.resume and (target / "manifest.json").is_file()):
+        emit({"kind": "export", "state": "started", "form": section.form})
+        artifacts = {arm.name: bench.artifact(arm) for arm in arms}
+        bench.host.export(bench.model, artifacts, target, section.target, {"form": section.form, **section.options})
+    opened = Bundle(target, device="cpu")
+    proof = opened.selftest()
+    if not proof.ok:
+        worst = max(proof.cases, key=lambda case: case.error / case.tolerance)
+        raise ExportError(f"{target}: the self-test failed in case {worst.case!r}: {worst.output} differs by {worst.error:.2e}, allowed is {worst.tolerance:.0e}")
+    parity = {"ok": proof.ok, "max_relative_error": max(case.error for case in proof.cases), "tolerance": max(case.tolerance for case in proof.cases)}
+    latency_ms = _latency_ms(opened, prepared.parts.test, arms[0].name if section.form == "slots" else None)
+    emit({"kind": "export", "state": "finished", "cases": len(proof.cases), **parity})
+    return {"path": section.directory, "form": section.form, "parity": parity, "latency_ms": latency_ms}
+
+
+def _latency_ms(bundle: Any, dataset: Dataset, artifact: str | None) -> float | None:
+    """Median time of a call with one example of the test part, pre-processing included; None where raw inputs are not what the bundle takes."""
+    from polyadapt_runtime import BundleError
+
+    raw = dataset[0].raw
+    taken = []
+    try:
+        for _ in range(LATENCY_CALLS + 1):
+            began = time.perf_counter()
+            bundle(raw, artifact)
+            taken.append(time.perf_counter() - began)
+    except BundleError:
+        return None
+    return 1000 * float(np.median(taken[1:]))  # the first call also loads the artifact
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _notes(prepared: Prepared) -> list[str]:
+    notes = [f"Data: {prepared.dataset.licence}."] if prepared.dataset.licence else []
+    notes += [f"{what}: {licence}." for what, licence in prepared.model.licences.items() if licence]
+    if prepared.model.task.kind == "classification" and not set(prepared.dataset.labels) <= set(prepared.model.task.labels):
+        notes.append("The base has no scores for these classes and cannot be measured as it is; a linear probe on its frozen features is the baseline nearest to it.")
+    return notes

@@ -1,0 +1,1 @@
+"""DoRA: weight-decomposed low-rank adaptation."""

@@ -1,0 +1,1 @@
+"""Hydra: parallel and sequential low-rank branches."""

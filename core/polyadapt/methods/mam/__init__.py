@@ -1,0 +1,1 @@
+"""MAM: prefix and scaled parallel adapters."""

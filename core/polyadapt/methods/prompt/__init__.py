@@ -1,0 +1,1 @@
+"""Prompt tuning, shallow and deep."""

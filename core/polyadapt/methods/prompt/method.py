@@ -1,0 +1,57 @@
+"""Prompt tuning: P learned tokens [P, width] in the stream; deep prompts overwrite them before later blocks.
+
+Papers: Lester et al. (arXiv 2104.08691), Visual Prompt Tuning (2203.12119, official code KMnP/vpt).
+Start: uniform +-sqrt(6 / (fan_in + width)) as in VPT, with fan_in = width for streams that are no patches; or rows of the
+embedding table.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from polyadapt.edits import Edit, Form
+from polyadapt.errors import UserError
+from polyadapt.methods.base import Method
+from polyadapt.methods.prompt.card import PromptOptions
+from polyadapt.model import Model
+from polyadapt.sites import StreamPort, module_name
+
+
+class PromptForm(Form):
+    """Tokens per stream."""
+
+    def __init__(self, ports: list[StreamPort], options: PromptOptions, generator: torch.Generator) -> None:
+        super().__init__()
+        self._sites = [port.site for port in ports]
+        self.tokens = nn.ParameterDict({module_name(port.site): nn.Parameter(start(port, options, generator)) for port in ports})
+
+    def edits(self) -> list[Edit]:
+        return [Edit(site, "prepend", {"tokens": self.tokens[module_name(site)]}) for site in self._sites]
+
+
+class Prompt(Method):
+    """The method `prompt`."""
+
+    def form(self, model: Model, options: PromptOptions, generator: torch.Generator) -> Form:
+        streams = [port for site, port in model.ports.streams.items() if not options.tower or site.startswith(f"{options.tower}.")]
+        if not streams:
+            raise UserError(f"no stream of tower {options.tower!r} in family {model.family.card.id}; streams: {', '.join(model.ports.streams)}")
+        if options.deep and len(streams) == 1:
+            raise UserError(f"family {model.family.card.id!r} has no streams behind its first block, so no deep prompts; use prefix, which acts in every block")
+        return PromptForm(streams if options.deep else [port for port in streams if port.index == 0], options, generator)
+
+
+def start(port: StreamPort, options: PromptOptions, generator: torch.Generator) -> torch.Tensor:
+    """First values of a prompt [P, width]."""
+    if options.init == "vocabulary" or (options.init == "auto" and port.embed is not None):
+        if port.embed is None:
+            raise UserError(f"the stream {port.site} has no word embeddings to start from; use init='uniform'")
+        table = port.embed.weight
+        assert isinstance(table, torch.Tensor)
+        rows = torch.randint(table.shape[0], (options.length,), generator=generator)
+        return table.detach()[rows].clone().float()
+    bound = math.sqrt(6.0 / (2 * port.width))
+    return (torch.rand(options.length, port.width, generator=generator) * 2 - 1) * bound

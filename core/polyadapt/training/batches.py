@@ -1,0 +1,218 @@
+"""From a data set to batches: every example is processed once, the order follows from (seed, epoch) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from polyadapt_runtime.errors import BundleError, MissingLibraryError
+
+from polyadapt.data.dataset import Dataset
+from polyadapt.errors import MissingExtraError, PolyadaptError, UserError
+from polyadapt.model import Model
+from polyadapt.training.losses import IGNORED
+from polyadapt.training.targets import DECODER_INPUT, Arrays, prepare_for
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What to learn from, and what to measure on after every epoch. A split with such parts does as well."""
+
+    train: Dataset
+    validation: Dataset | None = None
+
+
+class HasParts(Protocol):
+    """Anything with the two parts of `TrainingData`."""
+
+    @property
+    def train(self) -> Dataset: ...
+    @property
+    def validation(self) -> Dataset | None: ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tensors of some examples: what the model takes, and what the loss compares with."""
+
+    inputs: dict[str, torch.Tensor]
+    targets: dict[str, torch.Tensor]
+    rows: tuple[int, ...]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        if device.type == "cpu":
+            return self
+        place = {"device": device, "non_blocking": True}
+        return Batch({name: value.to(**place) for name, value in self.inputs.items()}, {name: value.to(**place) for name, value in self.targets.items()}, self.rows)  # type: ignore[call-overload]
+
+
+class Examples:
+    """A data set behind a model's processor.
+
+    Args:
+        dataset: the rows.
+        model: its processor makes the inputs, its task the targets.
+        memory_bytes: processed arrays that are kept; further ones are processed again at each use.
+    """
+
+    def __init__(self, dataset: Dataset, model: Model, memory_bytes: int) -> None:
+        self.dataset = dataset
+        self._processor = model.processor
+        self._prepare = prepare_for(model)
+        self._pads_exactly = pads_exactly(model.processor.spec)
+        self._pads_left = model.task.kind == "causal-lm" and model.processor.spec.get("pad_side") == "left"
+        self._room = memory_bytes
+        self._kept: dict[int, tuple[Arrays, Arrays]] = {}
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def id(self, row: int) -> str:
+        """Name of a row for messages."""
+        return str(self.dataset[row].id)
+
+    def arrays(self, row: int) -> tuple[Arrays, Arrays]:
+        """Inputs and targets of one row, without a batch dimension.
+
+        Raises:
+            UserError: the row cannot be processed; the file and line are named.
+        """
+        if row in self._kept:
+            return self._kept[row]
+        example = self.dataset[row]
+        try:
+            made = self._prepare(example)
+        except (MissingExtraError, MissingLibraryError):
+            raise
+        except (PolyadaptError, BundleError) as error:
+            where = example.source or example.id
+            raise UserError(str(error) if where in str(error) else f"{where}: {error}") from error
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{example.source or example.id}: cannot be processed ({type(error).__name__}: {error}); repair or remove the row") from error
+        size = sum(value.nbytes for part in made for value in part.values())
+        if size <= self._room:
+            self._room -= size
+            self._kept[row] = made
+        return made
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """The rows as one batch on the CPU, padded to the longest among them."""
+        made = [self.arrays(row) for row in rows]
+        inputs = collate_inputs(self._processor, [inputs for inputs, _ in made])
+        targets = collate_targets([targets for _, targets in made], self._pads_left)
+        return Batch({name: torch.from_numpy(value) for name, value in inputs.items()}, targets, tuple(rows))
+
+    def groups(self, rows: Sequence[int]) -> list[Sequence[int]]:
+        """Rows that can stand in one batch without seeing each other.
+
+        Texts are masked where they are filled up. Sounds are not, so those of different lengths run one after
+        another, and training sees what a single clip gives at inference.
+        """
+        if self._pads_exactly:
+            return [rows]
+        groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+        for row in rows:
+            shapes = tuple(value.shape for name, value in self.arrays(row)[0].items() if name != DECODER_INPUT)
+            groups.setdefault(shapes, []).append(row)
+        return list(groups.values())
+
+    def longest(self) -> tuple[int, ...]:
+        """Rows that together have the greatest size of every input and target along every axis that varies."""
+        best: dict[tuple[int, str, int], tuple[int, int]] = {}
+        smallest: dict[tuple[int, str, int], int] = {}
+        for row in range(len(self)):
+            for part, arrays in enumerate(self.arrays(row)):
+                for name, value in arrays.items():
+                    for axis, size in enumerate(value.shape):
+                        key = (part, name, axis)
+                        smallest[key] = min(size, smallest.get(key, size))
+                        if size > best.get(key, (-1, 0))[0]:
+                            best[key] = (size, row)
+        return tuple(dict.fromkeys(row for key, (size, row) in best.items() if size > smallest[key]))
+
+
+def pads_exactly(spec: Mapping[str, Any]) -> bool:
+    """Whether rows of different sizes can be filled up to one size and still not see what was filled in."""
+    if spec.get("kind") == "parts":
+        return all(pads_exactly(part) for part in spec["parts"].values())
+    return spec.get("kind") == "image" or (spec.get("kind") == "text" and bool(spec["inputs"].get("mask")))
+
+
+def collate_inputs(processor: Any, made: Sequence[Arrays]) -> dict[str, np.ndarray]:
+    """Stack examples by the processor's rules; what a decoder reads is filled up at its end, where nothing looks at it."""
+    collated: dict[str, np.ndarray] = dict(processor.collate([{name: value for name, value in arrays.items() if name != DECODER_INPUT} for arrays in made]))
+    if DECODER_INPUT in made[0]:
+        collated[DECODER_INPUT] = stack_padded([arrays[DECODER_INPUT] for arrays in made], 0)
+    return {name: np.ascontiguousarray(value) for name, value in collated.items()}
+
+
+def collate_targets(made: Sequence[Arrays], pads_left: bool = False) -> dict[str, torch.Tensor]:
+    """Stack targets; sequences are filled up with -100, which no loss counts, on the side where inputs are."""
+    return {name: torch.from_numpy(stack_padded([arrays[name] for arrays in made], IGNORED, pads_left)) for name in made[0]}
+
+
+def stack_padded(arrays: Sequence[np.ndarray], fill: int, left: bool = False) -> np.ndarray:
+    """[n, …] of arrays whose first axis may differ in length: [length, …] -> [n, longest, …]."""
+    if all(array.shape == arrays[0].shape for array in arrays):
+        return np.stack(arrays)
+    longest = max(array.shape[0] for array in arrays)
+    stacked = np.full((len(arrays), longest, *arrays[0].shape[1:]), fill, dtype=arrays[0].dtype)
+    for row, array in enumerate(arrays):
+        stacked[row, longest - len(array) if left else 0 : longest if left else len(array)] = array
+    return stacked
+
+
+def order(size: int, seed: int, epoch: int) -> list[int]:
+    """The order of examples in one epoch. The number of processes does not enter."""
+    return [int(row) for row in np.random.default_rng([seed, epoch]).permutation(size)]
+
+
+def in_batches(rows: Sequence[int], batch_size: int) -> Iterator[Sequence[int]]:
+    """Consecutive pieces; the last may be shorter."""
+    for start in range(0, len(rows), batch_size):
+        yield rows[start : start + batch_size]
+
+
+def in_pieces(rows: Sequence[int], count: int) -> list[Sequence[int]]:
+    """At most `count` pieces of nearly equal size, none empty."""
+    if count == 1:
+        return [rows] if rows else []
+    whole, rest = divmod(len(rows), count)
+    edges = [index * whole + min(index, rest) for index in range(count + 1)]
+    return [rows[start:stop] for start, stop in zip(edges, edges[1:], strict=False) if stop > start]
+
+
+class Feed(Protocol):
+    """Where batches come from and how the model answers them; caches of frozen prefixes are other feeds."""
+
+    examples: Examples
+
+    def groups(self, rows: Sequence[int]) -> list[Sequence[int]]:
+        """Rows that run in one forward pass."""
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """The rows on the training device."""
+
+    def forward(self, batch: Batch) -> Mapping[str, torch.Tensor]:
+        """The model's outputs."""
+
+
+class PlainFeed:
+    """Whole forward passes."""
+
+    def __init__(self, examples: Examples, module: torch.nn.Module, device: torch.device) -> None:
+        self.examples, self._module, self._device = examples, module, device
+
+    def groups(self, rows: Sequence[int]) -> list[Sequence[int]]:
+        return self.examples.groups(rows) if rows else []
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        return self.examples.batch(rows).to(self._device)
+
+    def forward(self, batch: Batch) -> Mapping[str, torch.Tensor]:
+        outputs: Mapping[str, torch.Tensor] = self._module(**batch.inputs)
+        return outputs

@@ -1,0 +1,134 @@
+"""`fit`: from a model, a method and data to an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import BaseModel
+
+from polyadapt.artifact import Artifact
+from polyadapt.errors import UserError
+from polyadapt.model import Model
+from polyadapt.training.batches import HasParts
+from polyadapt.training.events import Emit, ignore
+from polyadapt.training.form import TrainPlan, TrainResult, refuse_attached, train_form
+from polyadapt.training.processes import find_processes, moved
+from polyadapt.training.provenance import described, versions
+from polyadapt.training.run import Run
+from polyadapt.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from polyadapt.methods.base import Method
+
+__all__ = ["Run", "fit", "fit_form", "make_artifact"]
+
+
+def fit(
+    model: Model,
+    method: Method,
+    options: Any,
+    data: HasParts,
+    settings: TrainSettings | None = None,
+    emit: Emit = ignore,
+    directory: Path | None = None,
+    resume: bool = False,
+    seed: int | None = None,
+) -> Artifact:
+    """Adapt a model to data by a method: its own `fit(model, options, data, run)` where it has one, else the common loop.
+
+    Args:
+        model: left as it was found, bit for bit, also when training fails.
+        method: what to train.
+        options: the method's, validated.
+        data: the parts `train` and, if there is one, `validation`.
+        settings: how to train.
+        emit: hears every event.
+        directory: where checkpoints go; none are written without it.
+        resume: go on from the newest checkpoint in `directory`; a run begins where there is none.
+        seed: instead of the settings' own.
+
+    Raises:
+        UserError: model, method, data and settings do not go together.
+        TrainingError: not-a-number, divergence, memory, or Ctrl-C.
+    """
+    chosen = settings or TrainSettings()
+    run = Run(chosen, emit, None if directory is None else Path(directory), resume, chosen.seed if seed is None else seed)
+    own = getattr(method, "fit", None)
+    if own is not None:
+        artifact: Artifact = own(labelled(model, data), options, data, run)
+        return artifact
+    return fit_form(model, method, options, data, run)
+
+
+def fit_form(model: Model, method: Method, options: Any, data: HasParts, run: Run) -> Artifact:
+    """The common way: build the method's form, train it, lower it.
+
+    Raises:
+        UserError: as `fit`.
+        TrainingError: as `fit`.
+    """
+    refuse_attached(model)
+    model = labelled(model, data)
+    processes = find_processes(run.settings.device, run.settings.precision)
+    parts = described((("train", data.train), ("validation", data.validation)))
+    decides = {"method": method.card.id, "options": plain(options), "base_id": model.base_id, "labels": list(model.task.labels), "data": parts}
+    with moved(model.module, processes.device):
+        form = method.build(model, options, torch.Generator().manual_seed(run.seed))
+        plan = TrainPlan(method.card.learning_rate, method.card.weight_decay, decides=decides, method=method.card.id)
+        result = train_form(model, form, data, run, plan)
+    return make_artifact(model, method, options, run, result, parts)
+
+
+def make_artifact(model: Model, method: Method, options: Any, run: Run, result: TrainResult, parts: Mapping[str, Any]) -> Artifact:
+    """Put a result into an envelope with its provenance.
+
+    Args:
+        model: the base, with the labels that were trained.
+        method: which method.
+        options: its options.
+        run: seed and settings.
+        result: what was trained.
+        parts: sizes and hashes of the data, as `described` gives them.
+    """
+    return Artifact(
+        method=method.card.id,
+        base_id=model.base_id,
+        family=model.family.card.id,
+        task=model.task.kind,
+        edits=result.edits,
+        options=plain(options),
+        labels=model.task.labels if model.ports.head is not None else (),
+        dtype=str(next(model.module.parameters()).dtype).removeprefix("torch."),
+        provenance={
+            "seed": run.seed,
+            "settings": run.settings.model_dump(mode="json"),
+            "data": dict(parts),
+            "metrics": result.metrics,
+            "parameters": result.parameters,
+            "steps": result.steps,
+            "epochs": result.epochs,
+            "versions": versions(model),
+        },
+    )
+
+
+def labelled(model: Model, data: HasParts) -> Model:
+    """The model with the data's classes, in the data's order unless it has the same ones already.
+
+    Raises:
+        UserError: a task with classes and data without, or a validation class that is not trained.
+    """
+    if model.task.kind != "classification":
+        return model
+    labels = data.train.labels
+    if not labels:
+        raise UserError(f"task 'classification' needs labels, and {data.train.name!r} has none; add a column label, or folders of classes")
+    return model if set(labels) == set(model.task.labels) else model.with_labels(tuple(labels))
+
+
+def plain(options: Any) -> dict[str, Any]:
+    """Options as JSON values."""
+    return options.model_dump(mode="json") if isinstance(options, BaseModel) else dict(options or {})

@@ -1,0 +1,234 @@
+"""A bundle: graphs, artifacts and everything needed to run them, opened from a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from polyadapt_runtime.errors import ArtifactError, InputError
+from polyadapt_runtime.generate import Sampling, Token, generate_ids, with_text
+from polyadapt_runtime.learn import GROUP, check_learnable, with_class
+from polyadapt_runtime.manifest import read_manifest
+from polyadapt_runtime.postprocess import interpret
+from polyadapt_runtime.preprocess import Example, Processor
+from polyadapt_runtime.runner import Runner, rows_of
+from polyadapt_runtime.selftest import SelfTest, selftest
+from polyadapt_runtime.session import Session
+from polyadapt_runtime.slots import ArtifactInfo
+from polyadapt_runtime.store import ArtifactStore
+
+Array = np.ndarray
+BATCH_SIZE = 32
+
+
+class Bundle:
+    """An exported model, ready to run. One object serves many threads: the artifact is an argument of the call.
+
+    b = Bundle("birds.bundle")
+    b("photo.jpg", artifact="birds").label
+
+    Args:
+        path: the bundle's folder.
+        device: `auto` (CUDA where it really runs), `cpu`, or `cuda` (raises where it does not run).
+        verify: whether to compare the sha256 of every file; links, names and sizes are always checked.
+        threads: threads of one call; None leaves it to onnxruntime.
+        cache_bytes: the most that tensors of artifacts take on the device before the least recently used go.
+
+    Raises:
+        BundleError: one of its kinds: the folder is no bundle, was altered, needs another version or device.
+    """
+
+    def __init__(self, path: Path | str, device: str = "auto", verify: bool = True, threads: int | None = None, cache_bytes: int = 512 << 20) -> None:
+        self.path = Path(path)
+        self.manifest = read_manifest(self.path, verify)
+        graph = self.manifest.graphs["model"]
+        self._session = Session(self.path / graph.file, device, threads)
+        self._runner = Runner(self.manifest, graph, self._session)
+        self._store = ArtifactStore(self.path, self.manifest, self._session, cache_bytes, verify)
+        self.processor: Processor | None = None
+        if self.manifest.preprocess.get("kind"):
+            self.processor = Processor(self.manifest.preprocess, {name: self.path / asset for name, asset in self.manifest.assets.items()})
+
+    def __call__(self, raw: Any, artifact: str | None = None, scale: float = 1.0, *, top: int = 5, batch_size: int = BATCH_SIZE) -> Any:
+        """Answer raw input.
+
+        Args:
+            raw: one raw input, a list of them, or a table of ready tensors with a batch axis.
+            artifact: a name of `artifacts()`; None is the base.
+            scale: how much of the artifact's effect.
+            top: how many classes a `Prediction` names.
+            batch_size: the most examples in one run of the graph.
+
+        Returns:
+            For one input: a `Prediction` (classification), an array (features, array) or text; for a list or a table the
+            list of them, features as one array [examples, d].
+
+        Raises:
+            InputError: the raw input is not what the model takes.
+            ArtifactError: the artifact is unknown, does not fit, or cannot be scaled.
+        """
+        if self._takes_feeds(raw):
+            rows, single = rows_of(self.run(raw, artifact, scale)), False
+        else:
+            single = not isinstance(raw, list)
+            raws = [raw] if single else raw
+            if self.manifest.postprocess.get("kind") == "causal-lm":
+                texts = [self.generate(prompt, artifact=artifact, scale=scale) for prompt in raws]
+                return texts[0] if single else texts
+            rows = self._answer([self._processor()(item) for item in raws], artifact, scale, batch_size)
+        labels = self._labels(artifact)
+        answers = [interpret(row, self.manifest.postprocess, labels, top) for row in rows]
+        if single:
+            return answers[0]
+        return np.stack(answers) if answers and self.manifest.postprocess.get("kind") == "features" else answers
+
+    def run(self, feeds: Mapping[str, Any], artifact: str | None = None, scale: float = 1.0) -> dict[str, Array]:
+        """Tensors in, tensors out. `feeds` may hold slots too, whole groups of them, where the artifact does not.
+
+        Raises:
+            InputError: an unknown or missing input, another dtype or shape.
+            ArtifactError: the artifact is unknown, does not fit, or cannot be scaled.
+        """
+        return self._runner.run(feeds, self._slots(artifact, scale))
+
+    def artifacts(self) -> dict[str, ArtifactInfo]:
+        """What is known of every artifact, by name."""
+        return self._store.infos()
+
+    def info(self) -> dict[str, Any]:
+        """What this bundle is and how it runs, as plain data."""
+        graph = self.manifest.graphs["model"]
+        kept = {key: self.manifest.raw.get(key) for key in ("name", "family", "task", "base_id", "form", "licences", "versions", "parity")}
+        running = {"provider": self._session.provider, "provider_note": self._session.note, "slots": len(self.manifest.slots), "artifacts": list(self.artifacts())}
+        return {**kept, "inputs": [asdict(port) for port in graph.inputs], "outputs": [asdict(port) for port in graph.outputs], **running}
+
+    def selftest(self) -> SelfTest:
+        """Run the recorded parity cases again, here.
+
+        Raises:
+            ManifestError: the bundle holds no cases.
+        """
+        return selftest(self.path, self.manifest, lambda feeds, artifact: self.run(feeds, artifact), self._session.provider)
+
+    def load_artifact(self, path: Path | str, name: str | None = None) -> str:
+        """Take an artifact's folder from outside the bundle; returns the name under which it can be called.
+
+        Raises:
+            ArtifactError: another base, slots that this bundle lacks (listed), or a name that is taken.
+        """
+        return self._store.load(Path(path), name)
+
+    def save_artifact(self, name: str, path: Path | str) -> Path:
+        """Write an artifact as a folder that this package and `polyadapt` read.
+
+        Raises:
+            ArtifactError: unknown, or the folder is there already.
+        """
+        return self._store.save(name, Path(path))
+
+    def learn(self, label: str, examples: Any, artifact: str | None = None, name: str | None = None) -> str:
+        """Teach a class from a few examples to a model whose head holds prototypes.
+
+        Args:
+            label: the new class.
+            examples: a list of raw inputs, or a table of ready tensors.
+            artifact: what to start from; None starts a classifier on a base that has no classes.
+            name: of the new artifact; else the old name and the label, joined by `+`.
+
+        Returns:
+            The name of a new artifact in memory. The old one is unchanged.
+
+        Raises:
+            ArtifactError: no prototypes here, a linear head, or a class that is there already.
+        """
+        if GROUP not in self.manifest.groups or "features" not in self._session.outputs:
+            raise ArtifactError("this bundle has no head:prototypes slots with features; export a classification model with form='slots'")
+        held = {} if artifact is None else self._store.tensors(artifact)
+        method = "prototypes" if artifact is None else self._store.info(artifact).method
+        labels = self._labels(artifact)
+        check_learnable(held, labels, label)
+        feeds = self._takes_feeds(examples)
+        rows = rows_of(self.run(examples, artifact)) if feeds else self._answer([self._processor()(raw) for raw in examples], artifact, 1.0, BATCH_SIZE)
+        if not rows:
+            raise InputError(f"learning class {label!r} needs at least one example")
+        name = name or f"{artifact or 'base'}+{label}"
+        self._store.add(name, with_class(held, np.stack([row["features"] for row in rows])), (*labels, label), method)
+        return name
+
+    def stream(
+        self,
+        prompt: str | Sequence[int] | Array,
+        max_tokens: int = 64,
+        artifact: str | None = None,
+        scale: float = 1.0,
+        sampling: Sampling | None = None,
+        stop_ids: Sequence[int] | None = None,
+    ) -> Iterator[Token]:
+        """Generate token by token.
+
+        Args:
+            prompt: a text, or token ids.
+            max_tokens: the most tokens to generate.
+            artifact: a name of `artifacts()`; None is the base.
+            scale: how much of the artifact's effect.
+            sampling: how tokens are drawn; greedy by default.
+            stop_ids: ids that end the text, in place of the manifest's.
+
+        Raises:
+            ManifestError: the bundle does not generate text.
+            InputError: the prompt is empty or cannot be turned into tokens.
+        """
+        reader = self.processor.text if self.processor is not None else None
+        if isinstance(prompt, str):
+            if reader is None:
+                raise InputError("this bundle does not read text; give token ids")
+            ids = reader.encode(prompt, cut=False)[0]
+        else:
+            ids = [int(token) for token in prompt]
+        return with_text(generate_ids(self._session, self.manifest, ids, self._slots(artifact, scale), max_tokens, sampling or Sampling(), stop_ids), reader)
+
+    def generate(self, prompt: str | Sequence[int] | Array, max_tokens: int = 64, artifact: str | None = None, scale: float = 1.0, **options: Any) -> str:
+        """The text that `stream` gives, in one piece; options are those of `stream`."""
+        ids = [token.id for token in self.stream(prompt, max_tokens, artifact, scale, **options)]
+        reader = self._processor().text
+        if reader is None:
+            raise InputError("this bundle has no tokenizer; use stream(), which gives token ids")
+        return reader.decode(ids)
+
+    def _answer(self, examples: list[Example], artifact: str | None, scale: float, batch_size: int) -> list[Example]:
+        """Outputs by example. What a mask does not cover is only batched with examples of its own shape."""
+        processor = self._processor()
+        groups: dict[object, list[int]] = {}
+        for index, example in enumerate(examples):
+            shapes = None if processor.pads_exactly else tuple(sorted((key, value.shape) for key, value in example.items()))
+            groups.setdefault(shapes, []).append(index)
+        rows: dict[int, Example] = {}
+        for members in groups.values():
+            for start in range(0, len(members), batch_size):
+                part = members[start : start + batch_size]
+                found = rows_of(self.run(processor.collate([examples[index] for index in part]), artifact, scale))
+                rows.update(zip(part, found, strict=True))
+        return [rows[index] for index in range(len(examples))]
+
+    def _slots(self, artifact: str | None, scale: float) -> dict[str, Any]:
+        if artifact is None:
+            if scale != 1.0:
+                raise ArtifactError(f"scale={scale} without an artifact; name the artifact whose effect is meant")
+            return {}
+        return self._store.values(artifact, scale)
+
+    def _labels(self, artifact: str | None) -> tuple[str, ...]:
+        own = () if artifact is None else self._store.info(artifact).labels
+        return own or self.manifest.labels
+
+    def _processor(self) -> Processor:
+        if self.processor is None:
+            raise InputError("this bundle describes no pre-processing; give a table of ready tensors, or use run()")
+        return self.processor
+
+    def _takes_feeds(self, raw: Any) -> bool:
+        return isinstance(raw, Mapping) and (self.processor is None or self.processor.kind not in ("tensors", "parts"))

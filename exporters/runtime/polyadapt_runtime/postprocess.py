@@ -1,0 +1,81 @@
+"""Outputs of a graph to answers, as data says.
+
+Specs by kind: `classification` (output `logits`), `features`, `array` (`output` names it, else the first),
+`ctc` (`logits` [frames, vocabulary], `blank_id`, `separator`; the labels are the vocabulary).
+Any other kind hands out all outputs by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from polyadapt_runtime.errors import GraphError
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer of a classifier: the best label, its probability, and the best few of both."""
+
+    label: str
+    score: float
+    top: tuple[tuple[str, float], ...]
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """Probabilities along the last axis, computed in float64."""
+    shifted = scores.astype(np.float64) - scores.max(axis=-1, keepdims=True)
+    powers = np.exp(shifted)
+    result: np.ndarray = powers / powers.sum(axis=-1, keepdims=True)
+    return result
+
+
+def interpret(row: Mapping[str, np.ndarray], spec: Mapping[str, Any], labels: Sequence[str], top: int) -> Any:
+    """The answer for one example.
+
+    Args:
+        row: outputs without a batch axis.
+        spec: one of the specs above.
+        labels: class names; classes beyond them are called by their number.
+        top: how many classes `Prediction.top` holds.
+
+    Raises:
+        GraphError: the output that the spec reads is missing, or has another rank.
+    """
+    kind = spec.get("kind")
+    if kind == "classification":
+        return classify(_output(row, "logits", 1), labels, top)
+    if kind == "features":
+        return _output(row, "features", 1)
+    if kind == "array":
+        name = spec.get("output") or next(iter(row))
+        return _output(row, name, None)
+    if kind == "ctc" and "blank_id" in spec:
+        return _collapse(_output(row, "logits", 2), labels, int(spec["blank_id"]), spec.get("separator"))
+    return dict(row)
+
+
+def classify(logits: np.ndarray, labels: Sequence[str], top: int = 5) -> Prediction:
+    """Class scores [classes] to a prediction; equal scores keep the order of the classes."""
+    chances = softmax(logits)
+    order = np.argsort(-chances, kind="stable")[: max(1, top)]
+    best = tuple((labels[index] if index < len(labels) else str(index), float(chances[index])) for index in order.tolist())
+    return Prediction(best[0][0], best[0][1], best)
+
+
+def _collapse(logits: np.ndarray, labels: Sequence[str], blank: int, separator: str | None) -> str:
+    """Greedy reading of frames [frames, vocabulary]: repeats joined, blanks dropped."""
+    best = logits.argmax(axis=-1)
+    kept = best[np.concatenate([[True], best[1:] != best[:-1]])]
+    text = "".join(labels[index] if index < len(labels) else f"<{index}>" for index in kept.tolist() if index != blank)
+    return text.replace(separator, " ").strip() if separator else text
+
+
+def _output(row: Mapping[str, np.ndarray], name: str, rank: int | None) -> np.ndarray:
+    if name not in row or (rank is not None and row[name].ndim != rank):
+        found = ", ".join(f"{key} {list(value.shape)}" for key, value in row.items())
+        raise GraphError(f"post-processing reads output {name!r}{'' if rank is None else f' with {rank} axes an example'}; the graph gives: {found}")
+    return row[name]

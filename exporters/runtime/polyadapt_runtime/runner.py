@@ -1,0 +1,66 @@
+"""Calls of a graph with checked feeds: what onnxruntime would refuse in its own words is refused here in ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from polyadapt_runtime.errors import ArtifactError, GraphError, InputError, nearest
+from polyadapt_runtime.manifest import Graph, Manifest
+from polyadapt_runtime.session import Session
+from polyadapt_runtime.slots import check_groups
+
+
+class Runner:
+    """A session behind the names, dtypes and shapes of its manifest.
+
+    Raises:
+        GraphError: the graph is not what the manifest describes.
+    """
+
+    def __init__(self, manifest: Manifest, graph: Graph, session: Session) -> None:
+        self._manifest, self._session = manifest, session
+        self._inputs = tuple(port.name for port in graph.inputs)
+        self._known: dict[str, tuple[str, tuple[int | str, ...]]] = {port.name: (port.dtype, port.shape) for port in graph.inputs}
+        if {name: dtype for name, (dtype, _) in self._known.items()} != session.inputs:
+            raise GraphError(f"{graph.file} takes {session.inputs}, its manifest says {', '.join(self._inputs)}; export it again")
+        if lost := [slot.name for slot in manifest.slots.values() if session.overridable.get(slot.name) != slot.dtype]:
+            raise GraphError(f"{graph.file} has no overridable initializer {', '.join(lost[:3])} of the listed dtype; export it again")
+        self._known.update({slot.name: (slot.dtype, slot.shape) for slot in manifest.slots.values()})
+
+    def run(self, feeds: Mapping[str, Any], slots: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Outputs for arrays by input name, beside OrtValues by slot name.
+
+        Raises:
+            InputError: an unknown or missing input, another dtype or shape.
+            ArtifactError: a slot given twice, or half a group of slots.
+        """
+        own = {name: self._checked(name, value) for name, value in feeds.items()}
+        if missing := [name for name in self._inputs if name not in own]:
+            raise InputError(f"input {', '.join(map(repr, missing))} missing; this graph takes {', '.join(self._inputs)}")
+        if twice := sorted(set(own) & set(slots)):
+            raise ArtifactError(f"slots {', '.join(twice[:3])} are given by the artifact and by the feeds; give them once")
+        if len(own) > len(self._inputs):
+            check_groups(self._manifest, {*slots, *own}, "the call")
+        found = self._session.run({**slots, **{name: self._session.value(array) for name, array in own.items()}})
+        return {name: value.numpy() for name, value in found.items()}
+
+    def _checked(self, name: str, value: Any) -> np.ndarray:
+        """One feed as an array of the input's dtype and shape."""
+        if name not in self._known:
+            raise InputError(f"this graph has no input {name!r}{nearest(name, self._known)}")
+        dtype, shape = self._known[name]
+        array, wanted = np.asarray(value), np.dtype(dtype)
+        if array.dtype.kind.replace("u", "i") != wanted.kind.replace("u", "i"):
+            raise InputError(f"input {name!r} takes {dtype}, found {array.dtype}; convert it with .astype(numpy.{dtype})")
+        if array.ndim != len(shape) or any(isinstance(size, int) and size != found for size, found in zip(shape, array.shape, strict=False)):
+            raise InputError(f"input {name!r} takes shape [{', '.join(map(str, shape))}], found {list(array.shape)}")
+        return array.astype(wanted, copy=False)
+
+
+def rows_of(outputs: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """Outputs without their batch axis, by example. The first output tells the batch; what lacks that axis is shared."""
+    batch = next(iter(outputs.values())).shape[0]
+    return [{name: value[index] if value.ndim and value.shape[0] == batch else value for name, value in outputs.items()} for index in range(batch)]

@@ -1,0 +1,110 @@
+"""The parity proof, run again here: recorded inputs through this session, compared with the recorded outputs of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from polyadapt_runtime.errors import ManifestError
+from polyadapt_runtime.manifest import Manifest, need, read_json, read_table
+from polyadapt_runtime.tensors import read_safetensors
+
+CASES, TENSORS, REPORT = "parity/cases.json", "parity/cases.safetensors", "parity/report.json"
+DEFAULT_TOLERANCE = 1e-5
+
+Run = Callable[[Mapping[str, np.ndarray], str | None], dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """One output of one case: its largest error relative to the largest recorded value, and whether it is small enough."""
+
+    case: str
+    artifact: str | None
+    output: str
+    error: float
+    tolerance: float
+    ok: bool
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """All cases of a bundle."""
+
+    ok: bool
+    provider: str
+    cases: tuple[CaseResult, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, for JSON."""
+        return {**asdict(self), "cases": [asdict(case) for case in self.cases]}
+
+
+def selftest(root: Path, manifest: Manifest, run: Run, provider: str) -> SelfTest:
+    """Run every recorded case.
+
+    Args:
+        root: the bundle's folder.
+        manifest: of the bundle.
+        run: (inputs and explicit slots, artifact) -> outputs.
+        provider: what runs.
+
+    Raises:
+        ManifestError: the bundle has no cases, or they do not follow the format.
+    """
+    for path in (CASES, TENSORS):
+        if path not in manifest.files:
+            raise ManifestError(f"{root} holds no {path}, so there is nothing to compare with; export it again")
+    tensors, _ = read_safetensors(root / TENSORS, manifest.files[TENSORS][0])
+    tolerances = _tolerances(root, manifest)
+    default = float((manifest.raw.get("parity") or {}).get("tolerance") or DEFAULT_TOLERANCE)
+    results: list[CaseResult] = []
+    for case in _cases(root):
+        name, artifact = need(case, "name", str, CASES), case.get("artifact")
+        recorded = {part: _below(tensors, f"{name}/{part}/") for part in ("in", "slot", "out")}
+        if not recorded["out"]:
+            raise ManifestError(f"{root / TENSORS} holds no outputs for case {name!r}")
+        got = run({**recorded["in"], **recorded["slot"]}, artifact)
+        for output, expected in recorded["out"].items():
+            error, tolerance = relative_error(got.get(output), expected), tolerances.get((name, output), default)
+            results.append(CaseResult(name, artifact, output, error, tolerance, error <= tolerance))
+    return SelfTest(bool(results) and all(result.ok for result in results), provider, tuple(results))
+
+
+def relative_error(found: np.ndarray | None, expected: np.ndarray) -> float:
+    """max|found - expected| / max|expected|; infinite where shapes or not-a-numbers differ."""
+    if found is None or found.shape != expected.shape:
+        return float("inf")
+    if not expected.size:
+        return 0.0
+    found, expected = found.astype(np.float64), expected.astype(np.float64)
+    finite = np.isfinite(expected)
+    if not np.array_equal(found[~finite], expected[~finite], equal_nan=True) or not np.isfinite(found[finite]).all():
+        return float("inf")
+    difference = float(np.abs(found[finite] - expected[finite]).max(initial=0.0))
+    largest = float(np.abs(expected[finite]).max(initial=0.0))
+    return difference / largest if largest else (0.0 if difference == 0.0 else float("inf"))
+
+
+def _cases(root: Path) -> list[dict[str, Any]]:
+    listed = read_json(root / CASES)
+    cases = listed.get("cases") if isinstance(listed, dict) else listed
+    if not isinstance(cases, list) or not all(isinstance(case, dict) for case in cases):
+        raise ManifestError(f"{root / CASES} must hold a list of tables with name and artifact; export the bundle again")
+    return cases
+
+
+def _below(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _tolerances(root: Path, manifest: Manifest) -> dict[tuple[str, str], float]:
+    """Tolerances that the export recorded for single outputs."""
+    if REPORT not in manifest.files:
+        return {}
+    cases = need(read_table(root / REPORT), "cases", list, REPORT)
+    return {(str(case.get("name")), str(case.get("output"))): float(case["tolerance"]) for case in cases if isinstance(case, dict) and "tolerance" in case}

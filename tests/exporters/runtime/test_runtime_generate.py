@@ -1,0 +1,202 @@
+"""Generation with a cache against a numpy model without one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from polyadapt_runtime import Bundle, InputError, ManifestError, Sampling, Token
+
+VOCABULARY, WIDTH = 11, 8
+SEED = 1  # with it the three kinds of artifacts say four different texts
+PROMPT, PREFIX, QUERY = "tokens:prepend", "block.0.attn:keys", "block.0.attn.q:lowrank"
+SLOTS: dict[str, tuple[list[int | str], list[int]]] = {
+    f"{PROMPT}.tokens": (["p", WIDTH], [0, WIDTH]),
+    f"{PREFIX}.k": ([1, "p", WIDTH], [1, 0, WIDTH]),
+    f"{PREFIX}.v": ([1, "p", WIDTH], [1, 0, WIDTH]),
+    f"{QUERY}.a": ([WIDTH, "r"], [WIDTH, 0]),
+    f"{QUERY}.b": (["r", WIDTH], [0, WIDTH]),
+}
+# One attention layer with one head; a learned prompt enters before it, a prefix inside it.
+GRAPH = f"""
+agraph (int64[batch, tokens] input_ids, int64[batch, total] attention_mask, float[batch, 1, past, {WIDTH}] past.0.key, float[batch, 1, past, {WIDTH}] past.0.value)
+    => (float[batch, tokens, {VOCABULARY}] logits, float[batch, 1, all, {WIDTH}] present.0.key, float[batch, 1, all, {WIDTH}] present.0.value)
+{{
+    words = Gather(E, input_ids)
+    prompt = Unsqueeze("{PROMPT}.tokens", axis0)
+    x = Concat <axis = 1> (prompt, words)
+    q0 = MatMul(x, Wq)
+    low = MatMul(x, "{QUERY}.a")
+    delta = MatMul(low, "{QUERY}.b")
+    q1 = Add(q0, delta)
+    k1 = MatMul(x, Wk)
+    v1 = MatMul(x, Wv)
+    q = Unsqueeze(q1, axis1)
+    k = Unsqueeze(k1, axis1)
+    v = Unsqueeze(v1, axis1)
+    present.0.key = Concat <axis = 2> (past.0.key, k)
+    present.0.value = Concat <axis = 2> (past.0.value, v)
+    prefix_k = Unsqueeze("{PREFIX}.k", axis0)
+    prefix_v = Unsqueeze("{PREFIX}.v", axis0)
+    keys = Concat <axis = 2> (prefix_k, present.0.key)
+    values = Concat <axis = 2> (prefix_v, present.0.value)
+    keys_t = Transpose <perm = [0, 1, 3, 2]> (keys)
+    scores = MatMul(q, keys_t)
+    query_shape = Shape <start = 1, end = 2> (x)
+    key_shape = Shape <start = 2, end = 3> (keys)
+    square = Concat <axis = 0> (query_shape, key_shape)
+    low_value = ConstantOfShape <value = float[1] {{-10000}}> (square)
+    before = Sub(key_shape, query_shape)
+    first_hidden = Add(before, unit)
+    hidden_scalar = Squeeze(first_hidden, axis0)
+    hidden = Trilu <upper = 1> (low_value, hidden_scalar)
+    seen = Add(scores, hidden)
+    chances = Softmax(seen)
+    mixed = MatMul(chances, values)
+    h1 = Squeeze(mixed, axis1)
+    prompt_length = Shape <start = 0, end = 1> ("{PROMPT}.tokens")
+    h = Slice(h1, prompt_length, far, unit)
+    read = MatMul(h, Wo)
+    mask_length = Shape <start = 1, end = 2> (attention_mask)
+    present_length = Shape <start = 2, end = 3> (present.0.key)
+    lacking = Sub(present_length, mask_length)
+    wrong = Sub(lacking, prompt_length)
+    wrong_float = Cast <to = 1> (wrong)
+    logits = Add(read, wrong_float)
+}}
+"""
+
+
+def constants() -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(SEED)
+    weights = {name: generator.standard_normal(shape).astype(np.float32) for name, shape in (("E", (VOCABULARY, WIDTH)), ("Wo", (WIDTH, VOCABULARY)))}
+    weights |= {name: (generator.standard_normal((WIDTH, WIDTH)) / 5).astype(np.float32) for name in ("Wq", "Wk", "Wv")}
+    return weights | {"axis0": np.array([0], np.int64), "axis1": np.array([1], np.int64), "unit": np.array([1], np.int64), "far": np.array([1 << 40], np.int64)}
+
+
+def reference(ids: list[int], slots: dict[str, np.ndarray]) -> np.ndarray:
+    """Scores of the next token by one pass over everything, in float64."""
+    w = {name: value.astype(np.float64) for name, value in constants().items()}
+    s = {name: slots.get(name, np.zeros(default)).astype(np.float64) for name, (_, default) in SLOTS.items()}
+    x = np.concatenate([s[f"{PROMPT}.tokens"], w["E"][ids]])
+    q = x @ w["Wq"] + x @ s[f"{QUERY}.a"] @ s[f"{QUERY}.b"]
+    k, v = (np.concatenate([s[f"{PREFIX}.{part}"][0], x @ w[f"W{part}"]]) for part in ("k", "v"))
+    scores = np.exp(q[-1] @ k.T)  # the last token sees everything
+    out: np.ndarray = (scores / scores.sum()) @ v @ w["Wo"]
+    return out
+
+
+def adapter(seed: int = 3) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    shapes = {f"{PROMPT}.tokens": (2, WIDTH), f"{PREFIX}.k": (1, 3, WIDTH), f"{PREFIX}.v": (1, 3, WIDTH), f"{QUERY}.a": (WIDTH, 2), f"{QUERY}.b": (2, WIDTH)}
+    return {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def tokenizer_file() -> bytes:
+    words = {chr(ord("a") + index): index for index in range(VOCABULARY)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="a"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.decoder = decoders.Fuse()
+    return str(tokenizer.to_str()).encode()
+
+
+@pytest.fixture(scope="module")
+def bundle(kit: Any, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    made = kit.classifier()
+    defaults = {name: np.zeros(default, np.float32) for name, (_, default) in SLOTS.items()}
+    text = GRAPH
+    for name in ("past.0.key", "past.0.value", "present.0.key", "present.0.value"):
+        text = text.replace(name, name.replace(".", "_"))
+    made.model = kit.graph(text, constants(), defaults, {name: shape for name, (shape, _) in SLOTS.items()})
+    for port in (*made.model.graph.input, *made.model.graph.output):
+        port.name = port.name.replace("past_0_", "past.0.").replace("present_0_", "present.0.")
+    for node in made.model.graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                names[index] = name.replace("past_0_", "past.0.").replace("present_0_", "present.0.")
+    made.slots = SLOTS
+    ids = [{"name": name, "dtype": "int64", "shape": ["batch", size]} for name, size in (("input_ids", "tokens"), ("attention_mask", "past+tokens"))]
+    cache = [{"name": f"past.0.{part}", "dtype": "float32", "shape": ["batch", 1, "past", WIDTH]} for part in ("key", "value")]
+    made.manifest.update(
+        task={"kind": "causal-lm", "labels": [], "metric": "", "details": {}},
+        inputs=ids + cache,
+        outputs=[],
+        preprocess={"kind": "text", "tokenizer": "tokenizer", "maximum_tokens": 3, "pad_id": 0, "inputs": {"ids": "input_ids", "mask": "attention_mask"}},
+        postprocess={"kind": "causal-lm"},
+        generation={"eos_ids": [], "past": {"layers": 1, "heads": 1, "head_size": WIDTH}},
+    )
+    made.assets = {"tokenizer.json": tokenizer_file()}
+    full = adapter()
+    made.artifacts = {"all": full, "prompt": {name: value for name, value in full.items() if name.startswith(PROMPT)}}
+    made.artifacts["prefix"] = {name: value for name, value in full.items() if name.startswith(PREFIX)}
+    return Bundle(kit.write(tmp_path_factory.mktemp("lm") / "lm.bundle", made), device="cpu", threads=1)
+
+
+@pytest.mark.parametrize("artifact", [None, "prompt", "prefix", "all"])
+def test_cached_steps_equal_a_full_pass(bundle: Bundle, artifact: str | None) -> None:
+    groups = {None: (), "all": (PROMPT, PREFIX, QUERY), "prompt": (PROMPT,), "prefix": (PREFIX,)}[artifact]
+    slots = {name: value for name, value in adapter().items() if name.startswith(groups)}
+    ids = [3, 1, 4, 1, 5]
+    expected = list(ids)
+    for _ in range(12):
+        expected.append(int(reference(expected, slots).argmax()))
+    assert [token.id for token in bundle.stream(ids, 12, artifact)] == expected[5:]
+
+
+def test_artifacts_change_what_is_said(bundle: Bundle) -> None:
+    said = {name: tuple(token.id for token in bundle.stream([3, 1, 4], 12, name)) for name in (None, "prompt", "prefix", "all")}
+    assert len(set(said.values())) == 4
+
+
+def test_text_goes_in_and_comes_out_whole(bundle: Bundle) -> None:
+    # Longer than maximum_tokens = 3: a prompt is never cut.
+    ids = [3, 1, 4, 1, 5]
+    tokens = list(bundle.stream("d b e b f", 6))
+    assert tokens == list(bundle.stream(ids, 6)) and all(isinstance(token, Token) for token in tokens)
+    assert "".join(token.text for token in tokens) == bundle.generate("d b e b f", 6) == "".join(chr(ord("a") + token.id) for token in tokens)
+    assert bundle("d b e b f", "all") == bundle.generate("d b e b f", 64, "all")
+
+
+def test_a_stop_id_ends_the_text(bundle: Bundle) -> None:
+    ids = [token.id for token in bundle.stream([3, 1, 4], 10)]
+    stop = ids[4]
+    assert [token.id for token in bundle.stream([3, 1, 4], 10, stop_ids=[stop])] == ids[: ids.index(stop)]
+
+
+def test_sampling_follows_its_seed_and_its_limits(bundle: Bundle) -> None:
+    def draw(**settings: Any) -> list[int]:
+        return [token.id for token in bundle.stream([3, 1, 4], 10, sampling=Sampling(**settings))]
+
+    greedy = [token.id for token in bundle.stream([3, 1, 4], 10)]
+    assert draw(temperature=2.0, seed=1) == draw(temperature=2.0, seed=1) != draw(temperature=2.0, seed=2)
+    assert draw(temperature=2.0, top_k=1, seed=1) == greedy
+    assert draw(temperature=2.0, top_p=1e-9, seed=1) == greedy
+
+
+def test_draws_have_the_chances_they_should(bundle: Bundle) -> None:
+    scores = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))[[2, 0, 3, 1]]
+    generator = np.random.default_rng(0)
+    for sampling, chances in (
+        (Sampling(1.0), [0.15, 0.5, 0.05, 0.3]),
+        (Sampling(1.0, top_k=2), [0, 0.625, 0, 0.375]),
+        (Sampling(1.0, top_p=0.79), [0, 0.625, 0, 0.375]),
+        (Sampling(1.0, top_p=0.81), [0.15 / 0.95, 0.5 / 0.95, 0, 0.3 / 0.95]),
+        (Sampling(0.5), np.array([0.15, 0.5, 0.05, 0.3]) ** 2 / 0.365),
+    ):
+        counts = np.bincount([sampling.pick(scores, generator) for _ in range(4000)], minlength=4)
+        # Four standard deviations of a binomial count of 4000.
+        assert (np.abs(counts / 4000 - chances) <= 4 * np.sqrt(np.asarray(chances) * (1 - np.asarray(chances)) / 4000)).all()
+
+
+def test_wrong_calls_say_so(bundle: Bundle, bundle_path: Path) -> None:
+    with pytest.raises(InputError, match="empty"):
+        bundle.generate("")
+    for settings in ({"temperature": -1.0}, {"top_p": 0.0}, {"top_k": 0}):
+        with pytest.raises(InputError, match="temperature is 0 or above"):
+            Sampling(**settings)  # type: ignore[arg-type]
+    with pytest.raises(ManifestError, match="does not generate text"):
+        list(Bundle(bundle_path, device="cpu").stream([1, 2]))

@@ -117,6 +117,7 @@ def _method_block(claim: Claim[MethodCard]) -> str:
         ("families", ", ".join(card.families)),
         ("attaches at", ", ".join(card.ports) or "nothing: it leaves the network as it is"),
         ("exports as", _exports(card)),
+        ("learning rate", f"{card.learning_rate:g}" + (f", weight decay {card.weight_decay:g}" if card.weight_decay else "")),
         ("at the start", card.identity_at_start or "changes nothing: the first step starts from the base"),
     ]
     parts = [table(("", ""), rows)]
@@ -187,7 +188,7 @@ def _families_table(host: Host) -> str:
             ("streams", ", ".join(f"`{site}`" for site in card.streams) or "–"),
         ]
         rows += [("no effect", f"`{site}`: {reason}") for site, reason in card.no_effect.items()]
-        parts.append(f"### `{card.id}`: {card.title}\n\n{table(('', ''), rows)}" + (f"\n{card.notes}\n" if card.notes else ""))
+        parts.append(f"## `{card.id}`: {card.title}\n\n{table(('', ''), rows)}" + (f"\n{card.notes}\n" if card.notes else ""))
     return "\n".join(parts)
 
 
@@ -229,7 +230,7 @@ def _hooks() -> str:
     for name in known_hooks():
         function = getattr(hookspecs, name)
         signature = str(inspect.signature(function)).replace("'", "")
-        parts.append(f"### `{name}`\n\n```python\n{name}{signature}\n```\n\n{_prose(inspect.getdoc(function) or '')}\n")
+        parts.append(f"### `{name}`\n\n```python\ndef {name}{signature}: ...\n```\n\n{_prose(inspect.getdoc(function) or '')}\n")
     return "\n".join(parts)
 
 
@@ -262,7 +263,7 @@ def _commands(command: click.Command, name: str) -> str:
                 parts.append(_commands(found, f"{name} {child}"))
         return "\n".join(parts)
     usage = " ".join(command.collect_usage_pieces(context))
-    parts.append(f"### `{name}`\n\n```\n{name} {usage}\n```\n\n{inspect.cleandoc(command.help or '')}\n")
+    parts.append(f"## `{name}`\n\n```\n{name} {usage}\n```\n\n{inspect.cleandoc(command.help or '')}\n")
     records = [record for parameter in command.get_params(context) if (record := parameter.get_help_record(context))]
     options = [record for record in records if not record[0].startswith("--help")]
     if options:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from polyadapt.errors import PluginError
 from polyadapt.hookspecs import AdaptOptions, hookimpl
 
 if TYPE_CHECKING:
@@ -14,28 +12,6 @@ if TYPE_CHECKING:
     from polyadapt.host.registry import Registry
     from polyadapt.model import Model
     from polyadapt.options import Options
-
-NAME = "defaults"
-
-
-def import_object(path: str) -> Any:
-    """Import what `"package.module:name"` says.
-
-    Raises:
-        PluginError: there is no such module or name.
-    """
-    module_name, _, name = path.partition(":")
-    try:
-        module = import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and module_name.startswith(error.name):
-            raise PluginError(f"a card names {path!r}, and there is no module {error.name!r}") from error
-        raise
-    try:
-        return getattr(module, name)
-    except AttributeError as error:
-        raise PluginError(f"a card names {path!r}, and {module_name} has no {name!r}") from error
-
 
 class Defaults:
     """Implements the working hooks for owners that do not.

@@ -88,7 +88,7 @@ def _build(directory: Path, options: DiffusersOptions, reference: str, cards: tu
             made: Any = _from_pretrained(cls, directory, reference) if options.pretrained else cls.from_config(config)
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise UserError(f"{reference}: {directory} does not hold a whole {name} ({str(error).splitlines()[0]})") from error
-    module: nn.Module = made.to(torch.float32).eval()
+    module: nn.Module = made.eval()
     return module
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from polyadapt.signature import Signature
 
 Preprocessing = tuple[dict[str, Any], dict[str, Path], "nn.Module | None", dict[str, Any]]
+
+logger = logging.getLogger(__name__)
+
+_TOKENIZER_FILES = ("tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 
 _PILLOW_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 
@@ -73,12 +78,15 @@ def tokenizer_file(directory: Path, gguf_file: str = "", target: Path | None = N
         target = cache_directory() / "tokenizers" / f"{_fingerprint(directory)}.json"
     if target.is_file():
         return target
+    if not gguf_file and not any((directory / name).is_file() for name in _TOKENIZER_FILES):
+        return None
     from transformers import AutoTokenizer
 
     arguments = {"gguf_file": gguf_file} if gguf_file else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False, **arguments)
-    except (ValueError, OSError, KeyError, ImportError):
+    except (ValueError, OSError, KeyError, TypeError, ImportError) as error:
+        logger.warning("%s has a tokenizer that cannot be read (%s); texts must be given as token ids", directory, error)
         return None
     inner = getattr(tokenizer, "backend_tokenizer", None)
     if inner is None:

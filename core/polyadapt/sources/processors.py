@@ -10,9 +10,8 @@ from polyadapt.errors import UserError
 from polyadapt.files import replacing_file
 
 if TYPE_CHECKING:
-    from polyadapt_runtime.preprocess import Processor
-
     from polyadapt.signature import Signature
+    from polyadapt_runtime.preprocess import Processor
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 

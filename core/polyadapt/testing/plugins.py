@@ -116,12 +116,20 @@ def _probe(name: str, entry: str) -> dict[str, Any]:
 
 def _check_implementations(name: str, entry: str) -> None:
     from polyadapt.host import Host
-    from polyadapt.host.defaults import import_object
 
     host = Host(plugins=[(name, importlib.import_module(entry))], discover=False, environment={})
     for table in host.registry.tables().values():
         for claim in table.claims():
             try:
-                import_object(claim.card.implementation)
+                _import_object(claim.card.implementation)
             except (ImportError, PluginError) as error:
                 raise PluginError(f"plugin {name!r}: {table.sort} {table.key(claim.card)!r}: {error}") from error
+
+
+def _import_object(path: str) -> Any:
+    """What `"package.module:name"` names."""
+    module_name, _, name = path.partition(":")
+    module = importlib.import_module(module_name)
+    if not hasattr(module, name):
+        raise PluginError(f"it names {path!r}, and {module_name} has no {name!r}")
+    return getattr(module, name)

@@ -15,7 +15,7 @@ import numpy as np
 from polyadapt_runtime.errors import InputError, MissingLibraryError
 
 # The filter known as `kaiser_best` (resampy, librosa, torchaudio's docs): a sinc of 64 zero crossings to each side under a Kaiser window.
-# Tones up to 0.88 of the new half rate come out right to 1e-5; what would alias is 120 dB down.
+# Tones up to 0.88 of the new half rate come out right to 1e-5; what lies above 1.02 of it is 120 dB down.
 ZERO_CROSSINGS = 64
 ROLLOFF = 0.9475937167399596
 KAISER_BETA = 14.769656459379492
@@ -68,8 +68,7 @@ def resample(samples: np.ndarray, rate_hz: int, target_hz: int) -> np.ndarray:
     Raises:
         InputError: a rate that is not a positive whole number.
     """
-    if rate_hz != int(rate_hz) or rate_hz < 1 or target_hz < 1:
-        raise InputError(f"a sample rate is a positive whole number of Hz, found {rate_hz}")
+    _check_rate(rate_hz)
     if rate_hz == target_hz:
         return samples
     step, phases = _reduced(int(rate_hz), target_hz)
@@ -85,6 +84,11 @@ def resample(samples: np.ndarray, rate_hz: int, target_hz: int) -> np.ndarray:
             copied = np.ascontiguousarray(windows[row : row + _ROWS])  # overlapping rows keep BLAS away
             result[row : row + _ROWS, first : first + _GROUP] = copied @ kernel  # (rows, taps) @ (taps, group)
     return result.reshape(-1)[:length]
+
+
+def _check_rate(rate_hz: float) -> None:
+    if not 1 <= rate_hz < math.inf or rate_hz != int(rate_hz):
+        raise InputError(f"a sample rate is a positive whole number of Hz, found {rate_hz}")
 
 
 def _reduced(rate: int, target: int) -> tuple[int, int]:
@@ -121,7 +125,9 @@ def _samples(raw: Any, target: int) -> tuple[np.ndarray, int]:
     if isinstance(raw, str | os.PathLike):
         return _file(os.fspath(raw))
     if isinstance(raw, tuple) and len(raw) == 2 and isinstance(raw[1], int | float | np.integer):
-        return _scaled(np.asarray(raw[0])), int(raw[1]) if raw[1] == int(raw[1]) else 0
+        rate = float(raw[1])
+        _check_rate(rate)
+        return _scaled(np.asarray(raw[0])), int(rate)
     if isinstance(raw, np.ndarray | list):
         return _scaled(np.asarray(raw)), target
     raise InputError(f"a sound is a path, an array or (array, rate in Hz), found {type(raw).__name__}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ DEVICES = ("auto", "cpu", "cuda")
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # TF32 is on by default and moves results by 1e-3: the parity proof would not hold.
 _CUDA_OPTIONS = {"use_tf32": "0"}
+GPU_NODE = Path("/dev/nvidia0")  # there wherever a driver of an NVIDIA GPU is loaded
 _TYPES = {"float": "float32", "double": "float64"}
 
 _log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class Session:
             raise DeviceError(f"device 'cuda' was asked for, but CUDA does not run here: {cause}; or use device='cpu'")
         if device == "cpu":
             return self._create(path, [CPU], threads), CPU, ""
-        if offered or os.path.exists("/dev/nvidia0"):
+        if offered or GPU_NODE.exists():
             warnings.warn(f"running on CPU, not on CUDA: {cause}; device='cpu' silences this", RuntimeWarning, stacklevel=4)
         _log.info("running on CPU: %s", cause)
         return self._create(path, [CPU], threads), CPU, cause

@@ -48,7 +48,7 @@ def failing(error: BaseException) -> Any:
         (["show"], "error: Missing argument 'ID'"),
         (["show", "lorra"], "error: nothing is called 'lorra'; did you mean 'lora'"),
         (["show", "tim:x"], "error: nothing is called 'tim:x'"),
-        (["plan", "polyadapt:tiny-vit", "lorra"], "error: unknown method 'lorra'; did you mean 'lora'?"),
+        (["plan", "polyadapt:tiny-vit", "lorra"], "error: unknown method 'lorra'; did you mean 'lora'"),
         (["plan", "polyadapt:tiny-vit", "lora", "-o", "rnk=3"], "error: method 'lora' has no option 'rnk'; did you mean 'rank'"),
         (["plan", "polyadapt:tiny-vit", "lora", "-o", "rank"], "error: --option 'rank': expected KEY=VALUE"),
         (["plan", "polyadapt:tiny-vitt", "lora"], "error: unknown model 'polyadapt:tiny-vitt'; did you mean 'polyadapt:tiny-vit'"),

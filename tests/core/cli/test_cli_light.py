@@ -47,8 +47,10 @@ def probe(body: str, arguments: list[str]) -> tuple[set[str], float]:
 
 @pytest.mark.parametrize(("body", "arguments", "budget_s"), CASES, ids=lambda value: "-".join(value) if isinstance(value, list) else None)
 def test_nothing_heavy_is_imported_and_the_time_budget_is_kept(body: str, arguments: list[str], budget_s: float) -> None:
-    modules, first_s = probe(body, arguments)
+    modules, taken_s = probe(body, arguments)
     assert "polyadapt" in modules
     assert not modules & HEAVY
-    # Processor time, and the best of several runs: other load on the machine is not what is tested.
-    assert min(first_s, *(probe(body, arguments)[1] for _ in range(2))) <= budget_s
+    # Processor time, and the best of a few runs: other load on the machine is not what is tested.
+    for _ in range(4):
+        taken_s = min(taken_s, probe(body, arguments)[1] if taken_s > budget_s else taken_s)
+    assert taken_s <= budget_s

@@ -146,6 +146,10 @@ def test_npz_that_is_refused(tmp_path: Path) -> None:
     np.savez(path, x=np.ones((2, 2)), y=np.array([0, 5]))
     with pytest.raises(UserError, match="'y' is 5 in row 1, but only 2 labels are named"):
         read(f"npz:{path}", labels=["a", "b"])
+    with open(path, "wb") as stream:
+        np.save(stream, np.ones((2, 2)))
+    with pytest.raises(UserError, match="holds one array without a name"):
+        read(f"npz:{path}")
     path.write_bytes(b"PK\x03\x04 broken")
     with pytest.raises(UserError, match="cannot be read as npz"):
         read(f"npz:{path}")

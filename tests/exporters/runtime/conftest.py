@@ -111,13 +111,13 @@ def build_graph(text: str, constants: Mapping[str, np.ndarray], slots: Mapping[s
 
 
 def classifier(labels: tuple[str, ...] = (), identity_head: bool = True, seed: int = 0) -> Made:
-    """x [batch, 6] -> features [batch, 4] -> logits, with a slot of every common kind."""
+    """Inputs [batch, 6] -> features [batch, 4] -> logits, with a slot of every common kind."""
     generator = np.random.default_rng(seed)
     weight = generator.standard_normal((6, 4)).astype(np.float32)
     head = np.eye(4, dtype=np.float32) if identity_head else generator.standard_normal((4, len(labels))).astype(np.float32)
     defaults = {name: np.zeros(shape, np.float32) for name, (_, shape) in CLASSIFIER_SLOTS.items()}
     defaults |= {f"{SCALE}.g": np.ones(4, np.float32), f"{HEAD}.weight": head, f"{HEAD}.bias": np.zeros(head.shape[1], np.float32)}
-    constants = {"W": weight, "last_axis": np.array([-1], np.int64), "tiny": np.array([1e-24], np.float32), "one": np.ones(1, np.float32)}
+    constants: dict[str, np.ndarray] = {"W": weight, "last_axis": np.array([-1], np.int64), "tiny": np.array([1e-24], np.float32), "one": np.ones(1, np.float32)}
     shapes = {name: shape for name, (shape, _) in CLASSIFIER_SLOTS.items()}
     slots = {name: (shape, list(defaults[name].shape)) for name, shape in shapes.items()}
     manifest = {
@@ -133,7 +133,9 @@ def classifier(labels: tuple[str, ...] = (), identity_head: bool = True, seed: i
     return Made(build_graph(CLASSIFIER, constants, defaults, shapes), slots, manifest)
 
 
-def adapter(seed: int, rank: int = 2, classes: int | None = 3, cosine: bool = True, bottleneck: int | None = None, kinds: tuple[str, ...] = (LOWRANK, SCALE, SHIFT)) -> dict[str, np.ndarray]:
+def adapter(
+    seed: int, rank: int = 2, classes: int | None = 3, cosine: bool = True, bottleneck: int | None = None, kinds: tuple[str, ...] = (LOWRANK, SCALE, SHIFT)
+) -> dict[str, np.ndarray]:
     """Seeded tensors without a zero factor."""
     generator = np.random.default_rng(seed)
 

@@ -40,7 +40,7 @@ assert not {"onnxruntime", "PIL", "tokenizers", "soundfile"} & set(sys.modules),
 b = polyadapt_runtime.Bundle(sys.argv[2], device="cpu")
 assert b.selftest().ok
 b.learn("owl", [[1, 2, 3, 4, 5, 6]], "birds")
-print(b([1.0] * 6 and __import__("numpy").ones(6), "birds+owl").label)
+print(b({"x": [[1.0] * 6]}, "birds+owl")[0].label)
 print(sorted(name for name in ("torch", "onnx", "safetensors", "polyadapt") if name in sys.modules))
 """
     done = run(code, "polyadapt_runtime,numpy,onnxruntime", str(bundle_path))
@@ -85,7 +85,7 @@ class FakeEngine:
     def get_available_providers(self) -> list[str]:
         return ["CUDAExecutionProvider", "CPUExecutionProvider"] if self.compiled else ["CPUExecutionProvider"]
 
-    def InferenceSession(self, path: str, options: Any, providers: list[Any]) -> Any:  # noqa: N802
+    def InferenceSession(self, path: str, options: Any, providers: list[Any]) -> Any:
         self.asked.append(providers)
         made = self.real.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         if self.works and providers[0] != "CPUExecutionProvider":
@@ -96,7 +96,7 @@ class FakeEngine:
 def use(monkeypatch: pytest.MonkeyPatch, compiled: bool, works: bool, gpu: bool) -> FakeEngine:
     engine = FakeEngine(compiled, works)
     monkeypatch.setattr(session_module, "engine", lambda: engine)
-    monkeypatch.setattr(session_module.os.path, "exists", lambda path: gpu)
+    monkeypatch.setattr(session_module, "GPU_NODE", Path(__file__) if gpu else Path(__file__, "none"))
     return engine
 
 

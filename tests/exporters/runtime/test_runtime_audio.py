@@ -45,7 +45,7 @@ def test_tones_in_the_band_come_out_as_they_are(rate: int, target: int) -> None:
         assert np.abs(found - expected)[inner].max() <= 1e-5
 
 
-@pytest.mark.parametrize("part", [1.0, 1.05, 1.5, 2.4])
+@pytest.mark.parametrize("part", [1.02, 1.05, 1.5, 2.4])
 def test_tones_above_the_band_do_not_fold_back(part: float) -> None:
     found = resample(np.sin(2 * np.pi * part * 8000 * np.arange(24000) / 48000 + 0.3).astype(np.float32), 48000, 16000)
     assert np.abs(found[400:-400]).max() <= 1e-6  # 120 dB below the tone
@@ -121,6 +121,7 @@ def test_a_batch_is_filled_up_with_silence() -> None:
         (np.zeros(4, np.int64), "int64"),
         ((np.zeros(4), 0), "sample rate"),
         ((np.zeros(4), 44100.5), "sample rate"),
+        ((np.zeros(4), float("nan")), "sample rate"),
         (7, "found int"),
     ],
 )

@@ -197,6 +197,6 @@ def test_wrong_calls_say_so(bundle: Bundle, bundle_path: Path) -> None:
         bundle.generate("")
     for settings in ({"temperature": -1.0}, {"top_p": 0.0}, {"top_k": 0}):
         with pytest.raises(InputError, match="temperature is 0 or above"):
-            Sampling(**settings)  # type: ignore[arg-type]
+            Sampling(**settings)
     with pytest.raises(ManifestError, match="does not generate text"):
         list(Bundle(bundle_path, device="cpu").stream([1, 2]))

@@ -132,7 +132,7 @@ def test_truncated_files_are_refused(tmp_path: Path, keep: int) -> None:
 
 
 def test_equal_tensors_give_equal_bytes_and_a_failure_leaves_nothing(tmp_path: Path) -> None:
-    table = {"b": np.ones(3, np.float16), "a": np.ones(2, np.int64)}
+    table: dict[str, np.ndarray] = {"b": np.ones(3, np.float16), "a": np.ones(2, np.int64)}
     write_safetensors(tmp_path / "1", table)
     write_safetensors(tmp_path / "2", dict(reversed(table.items())))
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()

@@ -126,7 +126,7 @@ def test_scale_one_changes_no_bit(bundle: Bundle, x: np.ndarray) -> None:
 
 
 def test_what_cannot_be_scaled_says_so(bundle: Bundle, x: np.ndarray) -> None:
-    with pytest.raises(ArtifactError, match="prototypes.*head.*scale=1.0"):
+    with pytest.raises(ArtifactError, match=r"prototypes.*head.*scale=1\.0"):
         bundle.run({"x": x}, "birds", 0.5)
     with pytest.raises(ArtifactError, match="without an artifact"):
         bundle.run({"x": x}, scale=0.5)
@@ -135,7 +135,7 @@ def test_what_cannot_be_scaled_says_so(bundle: Bundle, x: np.ndarray) -> None:
 
 
 def test_wrong_calls_name_what_is_wrong(bundle: Bundle, x: np.ndarray) -> None:
-    with pytest.raises(ArtifactError, match="no artifact 'brids'.*did you mean 'birds'"):
+    with pytest.raises(ArtifactError, match=r"no artifact 'brids'.*did you mean 'birds'"):
         bundle.run({"x": x}, "brids")
     with pytest.raises(InputError, match="no input 'y'"):
         bundle.run({"x": x, "y": x})

@@ -43,7 +43,8 @@ def read(rest: str, options: NpzOptions) -> Dataset:
 
 def _arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise UserError(f"{path} holds one array without a name; save it with numpy.savez(x=…, y=…)")
             for name in names:

@@ -1,0 +1,1 @@
+"""Other libraries' checkpoints, read into artifacts and written from them."""

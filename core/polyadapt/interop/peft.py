@@ -1,0 +1,219 @@
+"""PEFT checkpoints: LoRA, DoRA and (IA)3 adapters of transformers models, read and written.
+
+Both ways are exact: PEFT's factors are the transposes of `lowrank`, its scale enters b; a fused projection
+(GPT-2's c_attn) is split into q, k and v on reading and put together on writing.
+Format as PEFT 0.21 writes it: `adapter_config.json` and `adapter_model.safetensors`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from polyadapt.artifact import Artifact
+from polyadapt.edits import Edit
+from polyadapt.errors import UserError
+from polyadapt.files import read_json, replacing_directory, write_json
+from polyadapt.methods.base import weight_rows
+from polyadapt.model import Model
+from polyadapt.sites import OpPort
+from polyadapt.tensors import load_tensors, save_tensors
+
+PREFIX = "base_model.model."
+METHODS = {"LORA": "lora", "IA3": "ia3"}
+
+
+def read_peft(directory: Path | str, model: Model) -> Artifact:
+    """Read a PEFT checkpoint as an artifact of a model.
+
+    Args:
+        directory: holds `adapter_config.json` and `adapter_model.safetensors`.
+        model: the base it was trained on; PEFT does not record its identity, so this is taken on trust.
+
+    Raises:
+        UserError: another kind of adapter, modules that the model does not have, or settings that are not supported.
+    """
+    folder = Path(directory)
+    config = read_json(folder / "adapter_config.json", "PEFT checkpoint")
+    kind = config.get("peft_type")
+    if kind not in METHODS:
+        raise UserError(f"{folder}: PEFT type {kind!r}; {', '.join(METHODS)} can be read")
+    tensors = load_tensors(folder / "adapter_model.safetensors", "PEFT checkpoint")
+    by_module = _by_module(tensors, folder)
+    edits: list[Edit] = []
+    for path, parts in by_module.items():
+        ports = ports_at(model, path)
+        edits += _lora_edits(ports, path, parts, config) if kind == "LORA" else _ia3_edits(ports, parts)
+    is_dora = any("lora_magnitude_vector" in parts for parts in by_module.values())
+    return Artifact("dora" if is_dora else METHODS[kind], model.base_id, model.family.card.id, model.task.kind, tuple(edits), provenance={"source": "PEFT checkpoint"})
+
+
+def write_peft(artifact: Artifact, model: Model, directory: Path | str) -> Path:
+    """Write an artifact as a checkpoint that PEFT loads onto the same transformers model.
+
+    Raises:
+        UserError: the artifact holds edits that PEFT has no form for.
+    """
+    artifact.check_base(model.base_id, model.reference)
+    kinds = {edit.kind for edit in artifact.edits}
+    if kinds <= {"lowrank"} or (kinds <= {"lowrank", "scale", "shift"} and artifact.method == "dora"):
+        tensors, config = _lora_checkpoint(artifact, model)
+    elif kinds == {"scale"}:
+        tensors, config = _ia3_checkpoint(artifact, model)
+    else:
+        raise UserError(f"PEFT has no form for edits of kind {', '.join(sorted(kinds))}; LoRA, DoRA and (IA)3 can be written")
+    with replacing_directory(Path(directory)) as staging:
+        save_tensors(staging / "adapter_model.safetensors", tensors, {"format": "pt"})
+        write_json(staging / "adapter_config.json", {"base_model_name_or_path": None, "inference_mode": True, "task_type": None, **config})
+    return Path(directory)
+
+
+def ports_at(model: Model, path: str) -> list[OpPort]:
+    """Ports of the module that PEFT calls `path`, all slices of a fused one; names may differ by an outer prefix."""
+    found = [port for port in model.ports.ops.values() if port.path == path or path.endswith(f".{port.path}") or port.path.endswith(f".{path}")]
+    if not found:
+        raise UserError(f"family {model.family.card.id} has no site for PEFT's module {path!r}")
+    return sorted(found, key=lambda port: port.rows or (0, 0))
+
+
+def _by_module(tensors: Mapping[str, torch.Tensor], folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    pattern = re.compile(rf"{re.escape(PREFIX)}(?P<path>.+)\.(?P<part>lora_A|lora_B|lora_magnitude_vector|lora_embedding_A|lora_embedding_B|ia3_l)(\.weight)?")
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        hit = pattern.fullmatch(name)
+        if hit is None:
+            raise UserError(f"{folder}: tensor {name!r} is not a LoRA, DoRA or (IA)3 tensor; adapters with trained heads or embeddings cannot be read")
+        found.setdefault(hit["path"], {})[hit["part"]] = value.to(torch.float32)
+    return found
+
+
+def _lora_edits(ports: list[OpPort], path: str, parts: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> list[Edit]:
+    first = ports[0]
+    if "lora_embedding_A" in parts:
+        a, b = parts["lora_embedding_A"].T, parts["lora_embedding_B"].T
+    else:
+        # PEFT's convolution has its kernel in A [r, in, k…] and ones in B [out, r, 1…].
+        a, b = parts["lora_A"].flatten(1).T, parts["lora_B"].flatten(1).T
+    rank = a.shape[1]
+    alpha = _by_pattern(config.get("alpha_pattern") or {}, path, float(config["lora_alpha"]))
+    scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    edits = []
+    for port in ports:
+        start, stop = port.rows or (0, first.out_features)
+        low = {"a": a.contiguous(), "b": (b[:, start:stop] * scale).contiguous()}
+        edits.append(Edit(port.site, "lowrank", low))
+        if "lora_magnitude_vector" in parts:
+            weight, bias = weight_rows(port)
+            magnitude = parts["lora_magnitude_vector"].flatten()[start:stop]
+            gain = magnitude / (weight.float() + (low["a"] @ low["b"]).T).norm(dim=1)  # (out,)
+            edits.append(Edit(port.site, "scale", {"g": gain}))
+            if bias is not None:
+                edits.append(Edit(port.site, "shift", {"b": (1.0 - gain) * bias.float()}))
+    return edits
+
+
+def _ia3_edits(ports: list[OpPort], parts: Mapping[str, torch.Tensor]) -> list[Edit]:
+    vector = parts["ia3_l"]
+    if vector.shape[0] == 1:  # (1, in): a feed-forward module
+        if len(ports) > 1:
+            raise UserError(f"the input of a fused projection ({ports[0].path}) has no site of its own")
+        return [Edit(ports[0].site, "scale", {"g": vector.flatten().contiguous()}, "input")]
+    flat = vector.flatten()
+    return [Edit(port.site, "scale", {"g": flat[slice(*(port.rows or (0, port.out_features)))].contiguous()}) for port in ports]
+
+
+def _lora_checkpoint(artifact: Artifact, model: Model) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    tensors: dict[str, torch.Tensor] = {}
+    ranks: dict[str, int] = {}
+    is_dora = artifact.method == "dora"
+    turned = False
+    for path, work in _grouped(artifact.edits, model).items():
+        port = work[0][0]
+        if is_dora and port.rows is not None:
+            raise UserError(f"PEFT's DoRA scales all rows of the fused projection {path} together; this artifact scales some of them")
+        if port.kind == "conv" and is_dora:
+            raise UserError("DoRA on convolutions cannot be written for PEFT; LoRA on convolutions can")
+        a = torch.cat([edit.tensors["a"] for _, edit in work], dim=1)  # (in, all r)
+        rows = port.module.weight.shape[1 if port.transposed else 0]
+        b = torch.cat([_placed(edit.tensors["b"], each, rows) for each, edit in work], dim=0)  # (all r, rows)
+        ranks[path] = a.shape[1]
+        turned = turned or port.transposed
+        tensors.update(_lora_tensors(port, path, a, b))
+        if is_dora:
+            gain = next(edit.tensors["g"] for edit in artifact.edits if edit.site == port.site and edit.kind == "scale")
+            weight, _ = weight_rows(port)
+            tensors[f"{PREFIX}{path}.lora_magnitude_vector"] = gain * (weight.float() + (a @ b).T).norm(dim=1)
+    rank = max(ranks.values())
+    config = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": rank,  # the scale is inside b, so alpha equals the rank everywhere
+        "rank_pattern": {path: size for path, size in ranks.items() if size != rank},
+        "alpha_pattern": {path: size for path, size in ranks.items() if size != rank},
+        "target_modules": sorted(ranks),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": turned,
+        "use_dora": is_dora,
+        "use_rslora": False,
+    }
+    return tensors, config
+
+
+def _lora_tensors(port: OpPort, path: str, a: torch.Tensor, b: torch.Tensor) -> dict[str, torch.Tensor]:
+    name = f"{PREFIX}{path}"
+    if port.kind == "embedding":
+        return {f"{name}.lora_embedding_A": a.T, f"{name}.lora_embedding_B": b.T}
+    if port.kind == "conv":
+        module: Any = port.module
+        kernel = tuple(module.kernel_size)
+        return {f"{name}.lora_A.weight": a.T.reshape(a.shape[1], -1, *kernel), f"{name}.lora_B.weight": b.T.reshape(b.shape[1], -1, *([1] * len(kernel)))}
+    return {f"{name}.lora_A.weight": a.T, f"{name}.lora_B.weight": b.T}
+
+
+def _ia3_checkpoint(artifact: Artifact, model: Model) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    tensors: dict[str, torch.Tensor] = {}
+    targets, feedforward = set(), set()
+    for edit in artifact.edits:
+        port = model.ports.ops[edit.site]
+        targets.add(port.path)
+        if edit.variant == "input":
+            feedforward.add(port.path)
+            tensors[f"{PREFIX}{port.path}.ia3_l"] = edit.tensors["g"][None, :]
+            continue
+        name = f"{PREFIX}{port.path}.ia3_l"
+        rows = port.module.weight.shape[1 if port.transposed else 0]
+        vector = tensors.get(name, torch.ones(rows, 1))
+        start, stop = port.rows or (0, rows)
+        vector[start:stop, 0] = edit.tensors["g"]
+        tensors[name] = vector
+    turned = any(model.ports.ops[edit.site].transposed for edit in artifact.edits)
+    return tensors, {"peft_type": "IA3", "target_modules": sorted(targets), "feedforward_modules": sorted(feedforward), "fan_in_fan_out": turned}
+
+
+def _grouped(edits: Iterable[Edit], model: Model) -> dict[str, list[tuple[OpPort, Edit]]]:
+    """Low-rank edits by module."""
+    found: dict[str, list[tuple[OpPort, Edit]]] = {}
+    for edit in edits:
+        if edit.kind == "lowrank":
+            port = model.ports.ops[edit.site]
+            found.setdefault(port.path, []).append((port, edit))
+    return found
+
+
+def _placed(b: torch.Tensor, port: OpPort, rows: int) -> torch.Tensor:
+    """b [r, out of the site] in the columns of the whole projection."""
+    if port.rows is None:
+        return b
+    wide = b.new_zeros(b.shape[0], rows)
+    wide[:, port.rows[0] : port.rows[1]] = b
+    return wide
+
+
+def _by_pattern(patterns: Mapping[str, float], path: str, default: float) -> float:
+    return next((float(value) for pattern, value in patterns.items() if re.fullmatch(rf"(.*\.)?({pattern})", path)), default)

@@ -31,7 +31,9 @@ weights: setup
 	@$(BIN)/polyadapt fetch polyadapt:efficientnet-lite0
 
 demo: weights
-	@OMP_NUM_THREADS=2 $(BIN)/python examples/demo.py
+	@rm -rf runs/quickstart
+	@OMP_NUM_THREADS=2 $(BIN)/polyadapt run examples/quickstart.toml --out runs/quickstart
+	@$(BIN)/polyadapt verify runs/quickstart/bundle
 
 test: setup
 	@$(MAKE) --no-print-directory weights || echo "weights could not be fetched: the tests that need them are skipped, each with its reason"

@@ -40,12 +40,8 @@ METHODS: tuple[str, ...] = (
     "polyadapt.methods.prefix.card:CARD",
     "polyadapt.methods.prompt.card:CARD",
 )
-MODELS: tuple[str, ...] = (
-    "polyadapt.sources.catalog:CARDS",
-)
-READERS: tuple[str, ...] = (
-    "polyadapt.data.readers.card:CARDS",
-)
+MODELS: tuple[str, ...] = ("polyadapt.sources.catalog:CARDS",)
+READERS: tuple[str, ...] = ("polyadapt.data.readers.card:CARDS",)
 
 
 @hookimpl

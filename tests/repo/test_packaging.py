@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 import tomllib
 import zipfile
+from collections.abc import Mapping
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from hatchling.builders.wheel import WheelBuilder
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from polyadapt.cli.doctor import LIBRARIES
 from polyadapt.host import Host
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +45,7 @@ def project(name: str) -> dict[str, Any]:
     return tomllib.loads((ROOT / FOLDERS[name] / "pyproject.toml").read_text(encoding="utf-8"))
 
 
+@functools.cache
 def requirements(name: str) -> list[Requirement]:
     """Dependencies and every extra of one distribution."""
     table = project(name)["project"]
@@ -49,11 +53,18 @@ def requirements(name: str) -> list[Requirement]:
     return [Requirement(line) for line in lines]
 
 
+@functools.cache
+def distributions() -> Mapping[str, list[str]]:
+    """Installed distributions by the modules they bring."""
+    return packages_distributions()
+
+
 def constraints() -> dict[str, str]:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     return {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in lines if line and not line.startswith("#")}
 
 
+@functools.cache
 def imported(folder: str) -> dict[str, str]:
     """Top-level modules that a package imports, by statement or by name, with one place for each."""
     found: dict[str, str] = {}
@@ -103,7 +114,7 @@ def test_every_import_is_declared(name: str) -> None:
     reached = set(declared)
     for other in ours & declared:  # a plugin may use what its host declares, extras included
         reached |= {canonicalize_name(requirement.name) for requirement in requirements(other)}
-    known = packages_distributions()
+    known = distributions()
     own = {Path(package).name for package in PACKAGES[name]}
     missing = []
     for package in PACKAGES[name]:
@@ -117,7 +128,7 @@ def test_every_import_is_declared(name: str) -> None:
 @pytest.mark.parametrize("name", FOLDERS)
 def test_every_dependency_is_used(name: str) -> None:
     modules = {module for package in PACKAGES[name] for module in imported(package)} | set(imported("tests"))
-    known = packages_distributions()
+    known = distributions()
     used = {canonicalize_name(distribution) for module in modules for distribution in known.get(module, [module])}
     declared = {canonicalize_name(requirement.name) for requirement in requirements(name)}
     assert declared - used - USED_WITHOUT_IMPORT - UNPINNED - {"polyadapt"} == set()
@@ -172,6 +183,16 @@ def test_extras_that_messages_name_exist(name: str) -> None:
                 named.update({(distribution, extra): str(path.relative_to(ROOT)) for extra in extras.split(",")})
     known = {other: set(project(other)["project"].get("optional-dependencies", {})) for other in FOLDERS}
     assert {key: place for key, place in named.items() if key[1] not in known[key[0]]} == {}
+
+
+def test_doctor_names_the_extra_that_brings_a_library() -> None:
+    table = project("polyadapt")["project"]
+    always = {canonicalize_name(Requirement(line).name) for line in table["dependencies"]} | {"polyadapt"}
+    extras = {name: {canonicalize_name(Requirement(line).name) for line in lines} for name, lines in table["optional-dependencies"].items()}
+    engines = project("polyadapt-runtime")["project"]["optional-dependencies"]
+    extras.update({name: {Requirement(line).name for line in engines[name]} for name in ("cpu", "gpu")})
+    wrong = {library: extra for library, extra in LIBRARIES.items() if library not in (extras.get(extra, set()) if extra else always)}
+    assert wrong == {}
 
 
 def test_the_extra_of_a_family_brings_its_libraries() -> None:

@@ -11,6 +11,9 @@ import torch
 from polyadapt.api.work import installed_host
 from polyadapt.artifact import Artifact
 from polyadapt.edits import Form, attachments_of
+from polyadapt.errors import UserError
+from polyadapt.families.base import Family
+from polyadapt.families.card import FamilyCard
 from polyadapt.host import Host
 from polyadapt.methods.base import load_method
 from polyadapt.methods.card import MethodCard
@@ -109,8 +112,19 @@ def as_model(module: nn.Module, task: str = "", *, host: Host | None = None) -> 
     from polyadapt_runtime.preprocess import Processor
 
     cards = [claim.card for claim in (host or installed_host()).registry.families.claims()]
-    library = next((part for part in (kind.__module__.partition(".")[0] for kind in type(module).__mro__) if part != "torch"), "torch")
-    family = family_of(module, library, cards)
+    family = _family(module, cards)
     model = build_model(family, module, Task(task or family.card.tasks[0]), Processor({"kind": "tensors"}, {}), reference="module:")
     model.reference = f"module:{model.base_id}"
     return model
+
+
+def _family(module: nn.Module, cards: list[FamilyCard]) -> Family:
+    """The family of a module, looked for under the library of its class and of those it derives from."""
+    libraries = dict.fromkeys(kind.__module__.partition(".")[0] for kind in type(module).__mro__ if kind is not object)
+    errors = []
+    for library in libraries:
+        try:
+            return family_of(module, library, cards)
+        except UserError as error:
+            errors.append(error)
+    raise errors[0]

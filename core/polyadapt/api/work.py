@@ -119,8 +119,10 @@ def adapt_parts(
 
 
 def fit_labels(model: Model, dataset: Dataset) -> Model:
-    """The model with the data's classes, where its task has classes; weights are shared."""
-    return model.with_labels(dataset.labels) if model.task.kind == "classification" and dataset.labels else model
+    """The model with the data's classes, where its task has classes and they are others than its own; weights are shared."""
+    if model.task.kind != "classification" or not dataset.labels or set(dataset.labels) == set(model.task.labels):
+        return model
+    return model.with_labels(dataset.labels)
 
 
 def infer(model: Model | Bundle | str | Path, inputs: Any, artifact: Artifact | str | None = None, *, host: Host | None = None, **options: Any) -> Any:

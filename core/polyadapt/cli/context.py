@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from polyadapt.model import Model
 
 HOST = "polyadapt.host"
+DecoratedT = TypeVar("DecoratedT", bound=Callable[..., Any])
 
 
 def host_of(ctx: click.Context) -> Host:
@@ -91,7 +92,7 @@ def _word(value: Any) -> str:
     return str(value)
 
 
-def option_pairs(short: str, flag: str, name: str) -> Any:
+def option_pairs(short: str, flag: str, name: str) -> Callable[[DecoratedT], DecoratedT]:
     """A click option KEY=VALUE that may be given several times."""
     return click.option(short, flag, name, multiple=True, metavar="KEY=VALUE", help="May be given several times; values as in TOML, or plain text.")
 

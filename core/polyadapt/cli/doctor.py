@@ -34,7 +34,6 @@ LIBRARIES = {
     "diffusers": "diffusers",
     "pillow": "image",
     "soundfile": "audio",
-    "av": "audio",
     "tokenizers": "text",
     "gguf": "text",
     "scikit-learn": "data",

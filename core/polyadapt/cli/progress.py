@@ -27,7 +27,8 @@ class Lines:
                 self._last_s = now_s
                 click.echo(f"  step {event.get('step')}/{event.get('steps')}  loss {_number(event.get('loss'))}  {_left(event)}", err=True)
         elif kind == "epoch":
-            click.echo(f"  epoch {event.get('epoch')}  loss {_number(event.get('loss'))}{_metrics(event.get('validation'))}", err=True)
+            validation = _metrics(event.get("validation"))
+            click.echo(f"  epoch {event.get('epoch')}  loss {_number(event.get('loss'))}{validation}", err=True)
         elif line := describe(event):
             click.echo(line, err=True)
 
@@ -102,7 +103,7 @@ def _number(value: Any) -> str:
 
 
 def _metrics(metrics: Mapping[str, Any] | None) -> str:
-    return "".join(f"  {name} {_number(value)}" for name, value in (metrics or {}).items())
+    return "".join(f"  validation {name} {_number(value)}" for name, value in (metrics or {}).items())
 
 
 def _left(event: Mapping[str, Any]) -> str:

@@ -82,7 +82,7 @@ def _parts(manifest: Path, columns: Sequence[str], options: TableOptions) -> dic
         if part not in parts and part in columns and part not in taken:
             parts[part] = part
     if not options.features and not {"path", "text", "prompt"} & set(parts):
-        raise UserError(f"{manifest}:1: no column to learn from; expected path, text or prompt, found: {', '.join(columns)}; name it, as in columns = {{path = \"file\"}}")
+        raise UserError(f'{manifest}:1: no column to learn from; expected path, text or prompt, found: {", ".join(columns)}; name it, as in columns = {{path = "file"}}')
     if "prompt" in parts and "target" not in parts:
         raise UserError(f"{manifest}:1: a column prompt needs a column target with the text that should follow; found: {', '.join(columns)}")
     return parts

@@ -130,7 +130,7 @@ def _way(dataset: Dataset, by: str) -> str:
     if name not in {way.partition(":")[0] for way in WAYS} or (column != "") != (name in ("group", "column")):
         raise UserError(f"split: by = {by!r} is unknown{nearest(by, WAYS)}; known: {', '.join(WAYS)}")
     if by == "label" and not dataset.is_labelled:
-        raise UserError(f"split by label, but not every example of {dataset.name!r} has one; use by = \"random\" or a group")
+        raise UserError(f'split by label, but not every example of {dataset.name!r} has one; use by = "random" or a group')
     if column:
         lacking = next((example for example in dataset if example.extra.get(column) in (None, "")), None)
         if lacking is not None:
@@ -208,7 +208,7 @@ def _groups(dataset: Dataset, by: str) -> list[str]:
 def _by_group(dataset: Dataset, groups: Sequence[str], fractions: Mapping[str, float], split: Split) -> dict[str, list[int]]:
     """Deal out whole groups, largest first, each to the part that lacks its classes most."""
     if split.per_class:
-        raise UserError(f"split: {next(iter(split.per_class))}_per_class cannot be kept with groups; use fractions, or by = \"label\"")
+        raise UserError(f'split: {next(iter(split.per_class))}_per_class cannot be kept with groups; use fractions, or by = "label"')
     targets = dataset.targets() if dataset.is_labelled else np.zeros(len(dataset), dtype=np.int64)
     names = list(dict.fromkeys(groups))
     if len(names) < len(fractions):
@@ -257,4 +257,4 @@ def _refuse_different_labels(dataset: Dataset, parts: Mapping[str, Dataset], by:
         if lacking:
             having = [part for part in parts if part not in lacking]
             found = f"class {label!r} is in {' and '.join(having)} but not in {' and '.join(lacking)}"
-            raise UserError(f"split by {by}: {found}; use by = \"label\", another seed, larger parts, or remove the class")
+            raise UserError(f'split by {by}: {found}; use by = "label", another seed, larger parts, or remove the class')

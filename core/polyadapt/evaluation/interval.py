@@ -109,12 +109,14 @@ def _resampled(statistics: np.ndarray, value: Callable[[np.ndarray], np.ndarray]
     values = []
     for start in range(0, draws, chunk):
         counts = generator.multinomial(n, shares, size=min(chunk, draws - start))  # (chunk, n)
-        values.append(value(counts @ statistics))  # (chunk,)
+        with np.errstate(invalid="ignore"):  # an example of infinite loss that is drawn 0 times makes not-a-number, which is what the interval then says
+            values.append(value(counts @ statistics))  # (chunk,)
     return np.concatenate(values)
 
 
 def _middle(values: np.ndarray, level: float) -> Interval:
     if not 0 < level < 1:
         raise UserError(f"the level of an interval is {level}; expected a number between 0 and 1, such as 0.95")
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    with np.errstate(invalid="ignore"):  # between two infinite values
+        low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high), level)

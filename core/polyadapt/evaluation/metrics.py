@@ -163,7 +163,8 @@ def _log_loss(predictions: Sequence[Prediction], labels: Sequence[str]) -> np.nd
 
 
 def _exponential(sums: np.ndarray) -> np.ndarray:
-    return np.asarray(np.exp(np.minimum(_ratio(sums), 700.0)))  # above 700 a float64 overflows
+    with np.errstate(over="ignore"):  # infinite is the right word for what float64 cannot hold
+        return np.asarray(np.exp(_ratio(sums)))
 
 
 METRICS: dict[str, Metric] = {

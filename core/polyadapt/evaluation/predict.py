@@ -10,9 +10,9 @@ import torch
 
 from polyadapt.data.dataset import Dataset, Example
 from polyadapt.errors import UserError
-from polyadapt.evaluation.pairs import prompt_and_target
 from polyadapt.evaluation.prediction import Prediction, Predictor
 from polyadapt.model import Model
+from polyadapt.training.texts import join
 from polyadapt_runtime.errors import InputError
 
 TOP = 5
@@ -118,11 +118,11 @@ def _classify(model: Model, dataset: Dataset, batch_size: int) -> list[Predictio
 
 
 def _score_targets(model: Model, dataset: Dataset, batch_size: int) -> list[Prediction]:
-    """Negative log likelihood of every target given its prompt, in nats."""
+    """Negative log likelihood of every target given its prompt, in nats: the tokens that training learns, the end token included."""
     names = model.processor.spec["inputs"]
     predictions: dict[str, Prediction] = {}
     for examples in _batches(dataset, batch_size):
-        pairs = [prompt_and_target(model.processor, example) for example in examples]
+        pairs = [_joined(model, example) for example in examples]
         for positions, inputs, outputs in run_rows(model, [row for row, _ in pairs]):
             for place, position in enumerate(positions):
                 ids = inputs[names["ids"]][place]  # (T,)
@@ -131,6 +131,18 @@ def _score_targets(model: Model, dataset: Dataset, batch_size: int) -> list[Pred
                 example = examples[position]
                 predictions[example.id] = Prediction(example.id, example.text, None, {}, numbers)
     return [predictions[example.id] for example in dataset]
+
+
+def _joined(model: Model, example: Example) -> tuple[Row, int]:
+    """One row of tokens and where its target starts; the first token has nothing before it and is never foretold."""
+    try:
+        row, start = join(model, example)
+    except InputError as error:
+        raise UserError(f"{example.source or example.id}: {error}") from error
+    length = len(row[model.processor.spec["inputs"]["ids"]])
+    if length < 2:
+        raise UserError(f"{example.source or example.id}: {length} tokens, and the first is never foretold; give a longer text")
+    return row, max(start, 1)
 
 
 def _likelihood(logits: torch.Tensor, ids: torch.Tensor, start: int) -> dict[str, float]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from polyadapt.model import Model
     from polyadapt.options import Options
 
+
 class Defaults:
     """Implements the working hooks for owners that do not.
 

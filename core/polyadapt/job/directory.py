@@ -83,11 +83,11 @@ class EventLog:
 
     def __init__(self, path: Path, resume: bool) -> None:
         self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
         if not resume:
             path.unlink(missing_ok=True)
 
     def __call__(self, event: Mapping[str, Any]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         with open(self._path, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(dict(event), default=str) + "\n")
 

@@ -27,7 +27,7 @@ def join(*parts: Any) -> Html:
 def tag(name: str, /, *children: Any, **attributes: Any) -> Html:
     """An element. `class_` stands for `class`, other underscores for hyphens; attributes that are None or False are left out."""
     written = "".join(
-        f' {key.rstrip("_").replace("_", "-")}' + ("" if value is True else f'="{html.escape(str(value), quote=True)}"')
+        f" {key.rstrip('_').replace('_', '-')}" + ("" if value is True else f'="{html.escape(str(value), quote=True)}"')
         for key, value in attributes.items()
         if value is not None and value is not False
     )

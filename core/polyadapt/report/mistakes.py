@@ -35,9 +35,7 @@ def examples(view: View) -> Html | None:
 
 def commonest(table_: Sequence[Sequence[int]], labels: Sequence[str]) -> list[tuple[str, str, int, int]]:
     """Wrong answers by how often they were given: (truth, answer, times, examples of that truth)."""
-    found = [
-        (labels[truth], labels[answer], times, sum(row)) for truth, row in enumerate(table_) for answer, times in enumerate(row) if times and truth != answer
-    ]
+    found = [(labels[truth], labels[answer], times, sum(row)) for truth, row in enumerate(table_) for answer, times in enumerate(row) if times and truth != answer]
     return sorted(found, key=lambda row: (-row[2], row[0], row[1]))[:COMMONEST]
 
 
@@ -50,7 +48,8 @@ def _matrix(evaluation: Mapping[str, Any]) -> Html:
 
 
 def _grid(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> Html:
-    head = tag("tr", tag("th"), *(tag("th", tag("span", label), scope="col") for label in labels))
+    is_short = max(len(label) for label in labels) <= 3
+    head = tag("tr", tag("th"), *(tag("th", tag("span", label), scope="col") for label in labels), class_="short" if is_short else None)
     body = []
     for truth, row in enumerate(counts):
         total = sum(row) or 1

@@ -38,5 +38,5 @@ def _last(path: str) -> str:
     """Last part of a path; a home directory has none that may be shown."""
     pure = PureWindowsPath(path) if "\\" in path or re.match(r"[A-Za-z]:", path) else PurePosixPath(path)
     parts = [part for part in pure.parts if part not in ("/", "~", pure.anchor)]
-    is_home = not parts or (len(parts) == 1 and (path.startswith("~") or parts[0] in _HOMES)) or (len(parts) == 2 and parts[0].lower() in _HOMES[:2])
+    is_home = not parts or (len(parts) == 1 and (parts[0].startswith("~") or parts[0].lower() in _HOMES)) or (len(parts) == 2 and parts[0].lower() in _HOMES[:2])
     return HIDDEN if is_home else parts[-1]

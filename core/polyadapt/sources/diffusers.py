@@ -75,7 +75,6 @@ def _unet_folder(directory: Path, options: DiffusersOptions, reference: str) -> 
 
 def _build(directory: Path, options: DiffusersOptions, reference: str, cards: tuple[FamilyCard, ...]) -> nn.Module:
     import diffusers
-    import torch
 
     config = read_json(directory / "config.json", reference)
     name = config.get("_class_name", "") if isinstance(config, dict) else ""

@@ -56,10 +56,8 @@ def family_by_id(name: str, cards: Iterable[FamilyCard] | None = None) -> Family
 
 def class_names(card: FamilyCard, library: str) -> tuple[str, ...]:
     """Names of a card's classes that come from a library; cards write `library.Class`, or `Class` where they have one library."""
-    if library not in card.libraries:
-        return ()
     split = [name.rpartition(".") for name in card.classes]
-    return tuple(name for home, _, name in split if not home or home.partition(".")[0] == library)
+    return tuple(name for home, _, name in split if (home.partition(".")[0] == library if home else library in card.libraries))
 
 
 def family_of(backbone: nn.Module, library: str, cards: Iterable[FamilyCard] | None = None) -> Family:

@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import inspect
 import logging
+import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -220,7 +221,7 @@ def _from_pretrained(cls: Any, config: Any, directory: Path, options: HfOptions,
             model, report = cls.from_pretrained(directory, **arguments)
             if _only_pooler(report["missing_keys"]) and "add_pooling_layer" in inspect.signature(cls.__init__).parameters:
                 model, report = cls.from_pretrained(directory, add_pooling_layer=False, **arguments)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
         raise UserError(f"{reference}: the weights in {directory} do not fit {cls.__name__} ({str(error).splitlines()[0]})") from error
     missing = sorted(report["missing_keys"])
     if missing:

@@ -46,6 +46,8 @@ def load_efficientnet_lite0(card: ModelCard, name: str, options: PackagedImageOp
 
     path = _directory(card) / LITE0_FILE
     backbone: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    # Families read the picture's size from here, so that the exported graph takes the pictures that the processor makes.
+    backbone.pretrained_cfg = {**dict(backbone.pretrained_cfg), "input_size": (3, options.image_size_px, options.image_size_px)}  # type: ignore[assignment]
     backbone.load_state_dict(in_order(read_state(path, card.reference), backbone.state_dict(), path), strict=True)
     family = family_by_id(card.family, families)
     task = make_task(family, options.task, labels=check_labels(options.labels, 1000, card.reference) or imagenet_labels())

@@ -6,6 +6,7 @@ A folder holds `config.json` as timm writes it (architecture, model_args, pretra
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +74,7 @@ def build_backbone(name: str, options: TimmOptions, reference: str) -> nn.Module
         except TypeError as error:
             if "img_size" not in str(error):
                 raise UserError(f"{reference}: timm refuses these arguments ({error})") from error
-        except (RuntimeError, KeyError, ValueError) as error:
+        except (RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
             raise UserError(f"{reference}: the weights do not fit {architecture} ({str(error).splitlines()[0]})") from error
     raise UserError(f"{reference}: {architecture} takes no other picture size")
 

@@ -61,7 +61,7 @@ def whisper_config(content: CTranslate2File, path: Path) -> dict[str, Any]:
     embeddings, frames = _array(arrays, "decoder/embeddings/weight", path, 2), _array(arrays, "encoder/position_encodings/encodings", path, 2)
     vocabulary = embeddings.shape[0]
     # English-only vocabularies are one token shorter, and every special id is one lower.
-    end = 50257 if vocabulary >= 51865 else 50256
+    end = min(50257 if vocabulary >= 51865 else 50256, vocabulary - 2)
     return {
         "vocab_size": vocabulary,
         "d_model": embeddings.shape[1],

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from polyadapt_runtime.errors import BundleError, MissingLibraryError
 
 from polyadapt.data.dataset import Dataset
 from polyadapt.errors import MissingExtraError, PolyadaptError, UserError
 from polyadapt.model import Model
 from polyadapt.training.losses import IGNORED
-from polyadapt.training.targets import DECODER_INPUT, Arrays, prepare_for
+from polyadapt.training.targets import DECODER_INPUT, Arrays, Prepared, prepare_for
+from polyadapt_runtime.errors import BundleError, MissingLibraryError
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Examples:
         self._pads_exactly = pads_exactly(model.processor.spec)
         self._pads_left = model.task.kind == "causal-lm" and model.processor.spec.get("pad_side") == "left"
         self._room = memory_bytes
-        self._kept: dict[int, tuple[Arrays, Arrays]] = {}
+        self._kept: dict[int, Prepared] = {}
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -75,7 +76,7 @@ class Examples:
         """Name of a row for messages."""
         return str(self.dataset[row].id)
 
-    def arrays(self, row: int) -> tuple[Arrays, Arrays]:
+    def arrays(self, row: int) -> Prepared:
         """Inputs and targets of one row, without a batch dimension.
 
         Raises:
@@ -99,12 +100,16 @@ class Examples:
             self._kept[row] = made
         return made
 
-    def batch(self, rows: Sequence[int]) -> Batch:
-        """The rows as one batch on the CPU, padded to the longest among them."""
-        made = [self.arrays(row) for row in rows]
+    def batch(self, rows: Sequence[int], further: Sequence[Prepared] = ()) -> Batch:
+        """The rows as one batch on the CPU, filled up to the longest among them and among `further` examples."""
+        made = [*(self.arrays(row) for row in rows), *further]
         inputs = collate_inputs(self._processor, [inputs for inputs, _ in made])
-        targets = collate_targets([targets for _, targets in made], self._pads_left)
-        return Batch({name: torch.from_numpy(value) for name, value in inputs.items()}, targets, tuple(rows))
+        return Batch({name: torch.from_numpy(value[: len(rows)]) for name, value in inputs.items()}, self.targets(rows, further), tuple(rows))
+
+    def targets(self, rows: Sequence[int], further: Sequence[Prepared] = ()) -> dict[str, torch.Tensor]:
+        """Only the targets of `batch`."""
+        made = [*(self.arrays(row) for row in rows), *further]
+        return {name: value[: len(rows)] for name, value in collate_targets([targets for _, targets in made], self._pads_left).items()}
 
     def groups(self, rows: Sequence[int]) -> list[Sequence[int]]:
         """Rows that can stand in one batch without seeing each other.
@@ -120,8 +125,8 @@ class Examples:
             groups.setdefault(shapes, []).append(row)
         return list(groups.values())
 
-    def longest(self) -> tuple[int, ...]:
-        """Rows that together have the greatest size of every input and target along every axis that varies."""
+    def longest(self) -> tuple[Prepared, ...]:
+        """Examples that together have the greatest size of every input and target along every axis that varies."""
         best: dict[tuple[int, str, int], tuple[int, int]] = {}
         smallest: dict[tuple[int, str, int], int] = {}
         for row in range(len(self)):
@@ -132,7 +137,8 @@ class Examples:
                         smallest[key] = min(size, smallest.get(key, size))
                         if size > best.get(key, (-1, 0))[0]:
                             best[key] = (size, row)
-        return tuple(dict.fromkeys(row for key, (size, row) in best.items() if size > smallest[key]))
+        rows = dict.fromkeys(row for key, (size, row) in best.items() if size > smallest[key])
+        return tuple(self.arrays(row) for row in rows)
 
 
 def pads_exactly(spec: Mapping[str, Any]) -> bool:
@@ -183,7 +189,7 @@ def in_pieces(rows: Sequence[int], count: int) -> list[Sequence[int]]:
         return [rows] if rows else []
     whole, rest = divmod(len(rows), count)
     edges = [index * whole + min(index, rest) for index in range(count + 1)]
-    return [rows[start:stop] for start, stop in zip(edges, edges[1:], strict=False) if stop > start]
+    return [rows[start:stop] for start, stop in itertools.pairwise(edges) if stop > start]
 
 
 class Feed(Protocol):

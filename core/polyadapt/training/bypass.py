@@ -88,19 +88,18 @@ def front(shape: Mapping[str, Shape], now: Now) -> Callable[..., Any]:
     return answer
 
 
-def passing(is_tuple: bool) -> Callable[..., Any]:
-    """The answer of a block below the last frozen one: what it was given."""
+def passing(wrap: Callable[[torch.Tensor], Any]) -> Callable[..., Any]:
+    """The answer of a block below the last frozen one: what it was given, in the form that blocks answer in."""
 
     def answer(*args: Any, **kwargs: Any) -> Any:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        return (hidden,) if is_tuple else hidden
+        return wrap(args[0] if args else kwargs["hidden_states"])
 
     return answer
 
 
-def given(now: Now, is_tuple: bool) -> Callable[..., Any]:
+def given(now: Now, wrap: Callable[[torch.Tensor], Any]) -> Callable[..., Any]:
     """The answer of the last frozen block: the activations of this batch."""
-    return lambda *args, **kwargs: (now.activations,) if is_tuple else now.activations
+    return lambda *args, **kwargs: wrap(now.activations)
 
 
 @contextlib.contextmanager

@@ -164,7 +164,7 @@ def _refuse_differences(name: str, state: Mapping[str, Any], fingerprint: Mappin
     then, now = flattened(state["fingerprint"]), flattened(json.loads(json.dumps(dict(fingerprint))))
     for key in sorted({*then, *now}):
         if then.get(key) != now.get(key):
-            raise UserError(f"cannot resume: checkpoint {name} was made with {key} = {then.get(key)!r}, now it is {now.get(key)!r}; use what it was made with, or another directory")
+            raise UserError(f"cannot resume: checkpoint {name} was made with {key} = {then.get(key)!r}, now it is {now.get(key)!r}; use that, or another directory")
     raise UserError(f"cannot resume: the state of checkpoint {name} was altered; remove it to go on from the one before")
 
 

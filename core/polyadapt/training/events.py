@@ -13,6 +13,7 @@ class Event(Mapping[str, Any]):
 
     kinds and their values:
         started: method, steps, epochs, step (the first one to come, above 0 after `resume`), parameters, examples, device, processes, prefix.
+        cached: prefix, examples, seconds: activations below the lowest trained block are computed.
         step: step, steps, epoch, loss (mean since the last such event), learning_rate, seconds_left.
         epoch: epoch, step, loss (mean of the epoch), and after validation `validation` with its metrics.
         checkpoint: step, name.

@@ -20,12 +20,13 @@ from polyadapt.training.batches import HasParts
 from polyadapt.training.checkpoint import clear_checkpoints, load_checkpoint
 from polyadapt.training.feeds import Feeds, make_feeds
 from polyadapt.training.keep import kept
-from polyadapt.training.loop import Loop, Work
+from polyadapt.training.loop import Loop
 from polyadapt.training.losses import Objective, objective_for
-from polyadapt.training.modes import training_modes
+from polyadapt.training.modes import Switch, training_modes
 from polyadapt.training.processes import Processes, find_processes, moved
 from polyadapt.training.run import Run
 from polyadapt.training.watch import memory_error
+from polyadapt.training.work import Work
 
 NAME = "trained"
 
@@ -95,8 +96,9 @@ def train_form(model: Model, form: Form, data: HasParts, run: Run, plan: TrainPl
         with attached(model, form.to(processes.device)) as attachments:
             parameters = trainable(attachments, form)
             processes.copy_from_main(parameters)
-            feeds = make_feeds(model, form, attachments, data, run, processes)
-            loop = Loop(_work(model, form, attachments, parameters, feeds, run, plan), processes, run.emit, run.directory)
+            switch = training_modes(model, attachments, form)
+            feeds = make_feeds(model, form, attachments, data, run, processes, switch)
+            loop = Loop(_work(model, form, switch, parameters, feeds, run, plan), processes, run.emit, run.directory)
             _take_up(loop, run, processes)
             _announce(loop, plan.method, feeds.prefix)
             with feeds.active():
@@ -142,7 +144,7 @@ def refuse_attached(model: Model) -> None:
         raise UserError(f"{model.reference} has adapters attached ({', '.join(held.names)}); detach them, or merge them into the base, before training another")
 
 
-def _work(model: Model, form: Form, attachments: Attachments, parameters: list[nn.Parameter], feeds: Feeds, run: Run, plan: TrainPlan) -> Work:
+def _work(model: Model, form: Form, switch: Switch, parameters: list[nn.Parameter], feeds: Feeds, run: Run, plan: TrainPlan) -> Work:
     settings = run.settings
     rate = plan.learning_rate if settings.learning_rate is None else settings.learning_rate
     decay = plan.weight_decay if settings.weight_decay is None else settings.weight_decay
@@ -150,7 +152,7 @@ def _work(model: Model, form: Form, attachments: Attachments, parameters: list[n
     return Work(
         state=form.trained,
         load=form.load_trained,
-        set_training=training_modes(model, attachments, form),
+        set_training=switch,
         parameters=parameters,
         train=feeds.train,
         validation=feeds.validation,

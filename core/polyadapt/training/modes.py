@@ -11,8 +11,10 @@ from polyadapt.edits.attach import Attachments
 from polyadapt.model import Model
 from polyadapt.sites import stack
 
+Switch = Callable[[bool], None]
 
-def training_modes(model: Model, attachments: Attachments, form: Form) -> Callable[[bool], None]:
+
+def training_modes(model: Model, attachments: Attachments, form: Form) -> Switch:
     """The switch between training steps and validation.
 
     A frozen base stays in evaluation mode throughout. Of a base that trains, the stem and the blocks below the

@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 
-from polyadapt.training.batches import Batch, Examples, Prepared, in_batches
+from polyadapt.training.batches import Batch, Examples, in_batches
 from polyadapt.training.bypass import Shape
 from polyadapt.training.checkpoint import remove_leftovers
 from polyadapt.training.processes import Processes
 from polyadapt.training.store import Rows, RowsInMemory, RowsOnDisk, write_rows
+from polyadapt.training.targets import Prepared
 
 FOLDER = "prefix"
 ACTIVATIONS = "activations of the frozen prefix"  # stands among a batch's inputs and is no input of any model

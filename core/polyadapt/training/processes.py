@@ -101,10 +101,12 @@ def find_processes(device: str, precision: str) -> Processes:
         UserError: the device or the precision is not there, or the launcher asks for a way to shard weights.
     """
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" or os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
-        raise UserError("the launcher asks for FSDP or DeepSpeed, which shard the base's weights; launch plain data-parallel processes (accelerate launch --multi_gpu, or torchrun)")
+        raise UserError(
+            "the launcher asks for FSDP or DeepSpeed, which shard the base's weights; launch plain data-parallel processes (accelerate launch --multi_gpu, or torchrun)"
+        )
     has_gpu = torch.cuda.is_available()
     if device.startswith("cuda") and not has_gpu:
-        raise UserError(f"device {device!r} was asked for and torch {torch.__version__} finds no GPU; set device = \"cpu\", or install a driver that fits")
+        raise UserError(f'device {device!r} was asked for and torch {torch.__version__} finds no GPU; set device = "cpu", or install a driver that fits')
     use_gpu = has_gpu and device != "cpu"
     if precision == "fp16" and not use_gpu:
         raise UserError("precision 'fp16' needs a GPU; use 'bf16' or 'no' on a CPU")

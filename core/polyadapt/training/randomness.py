@@ -35,7 +35,7 @@ def states(device: torch.device) -> dict[str, torch.Tensor]:
         torch and cuda uint8 [n]; numpy int64 [626] and python int64 [626] with the position last; gauss float64 [4]:
         numpy's and Python's spare normal value, each behind a 1 where there is one.
     """
-    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     version, internal, spare = random.getstate()
     assert name == "MT19937" and version == 3
     found = {

@@ -24,7 +24,9 @@ class TrainSettings(Options):
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps during which the learning rate rises from 0")
     gradient_clip: float = Field(1.0, ge=0, description="greatest norm of the whole gradient; 0 for no limit")
     precision: str = Field("no", pattern="^(no|bf16|fp16)$", description="of the forward pass: no (the model's own), bf16, or fp16 (GPU only); weights train in their own dtype")
-    frozen_prefix: str = Field("auto", pattern="^(auto|cache|off)$", description="compute what lies below the lowest trained block once: auto where it is exact and fits, cache insists, off")
+    frozen_prefix: str = Field(
+        "auto", pattern="^(auto|cache|off)$", description="what lies below the lowest trained block is computed once: auto where that is exact and fits, cache insists, off"
+    )
     early_stopping: int = Field(0, ge=0, description="stop after so many epochs without a better validation metric, and keep the best state; 0 for never")
     checkpoint_every_steps: int = Field(0, ge=0, description="besides the checkpoint after every epoch; 0 for no others")
     keep: int = Field(2, ge=1, description="newest checkpoints that are kept")

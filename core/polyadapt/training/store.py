@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ class RowsOnDisk:
         header, offset = read_header(path)
         entry = header[NAME]
         self.dtype = next(dtype for dtype, code in _DTYPES.items() if code == entry["dtype"])
-        self.shape = tuple(entry["shape"])
+        self.shape: tuple[int, ...] = tuple(entry["shape"])
         width = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
         self._bytes = np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=(self.shape[0], width))
 
@@ -51,7 +51,7 @@ class RowsOnDisk:
         return torch.from_numpy(picked).view(self.dtype).reshape(len(rows), *self.shape[1:])
 
 
-def write_rows(path: Path, pieces: Iterable[torch.Tensor], rows: int, shape: Sequence[int], dtype: torch.dtype, metadata: dict[str, str]) -> None:
+def write_rows(path: Path, pieces: Iterable[torch.Tensor], rows: int, shape: Sequence[int], dtype: torch.dtype) -> None:
     """Write [rows, *shape] as safetensors from consecutive pieces, never holding more than one of them.
 
     Raises:
@@ -63,7 +63,7 @@ def write_rows(path: Path, pieces: Iterable[torch.Tensor], rows: int, shape: Seq
     if size > free:
         raise UserError(f"cached activations need {size / 1e9:.1f} GB and {free / 1e9:.1f} GB are free in {path.parent}; free space, or set train.frozen_prefix = 'off'")
     entry = {"dtype": _DTYPES[dtype], "shape": [rows, *shape], "data_offsets": [0, size]}
-    header = json.dumps({"__metadata__": metadata, NAME: entry}, separators=(",", ":")).encode()
+    header = json.dumps({NAME: entry}, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     with replacing_file(path) as staging:
         with open(staging, "wb") as stream:
@@ -72,7 +72,7 @@ def write_rows(path: Path, pieces: Iterable[torch.Tensor], rows: int, shape: Seq
                 stream.write(piece.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
-def read_header(path: Path) -> tuple[dict[str, dict[str, object]], int]:
+def read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
     """(header, offset of the first value) of a safetensors file.
 
     Raises:

@@ -15,7 +15,8 @@ from polyadapt.training.losses import IGNORED
 from polyadapt.training.texts import join, target_tokens, transcript_tokens
 
 Arrays = dict[str, np.ndarray]
-Prepare = Callable[[Example], tuple[Arrays, Arrays]]
+Prepared = tuple[Arrays, Arrays]
+Prepare = Callable[[Example], Prepared]
 
 DECODER_INPUT = "decoder_input_ids"
 
@@ -44,7 +45,7 @@ def prepare_for(model: Model) -> Prepare:
 def _classification(model: Model) -> Prepare:
     index = {label: position for position, label in enumerate(model.task.labels)}
 
-    def prepare(example: Example) -> tuple[Arrays, Arrays]:
+    def prepare(example: Example) -> Prepared:
         if example.label not in index:
             found = "no label" if example.label is None else f"label {example.label!r} is not one of the model's{nearest(example.label, index)}"
             raise UserError(f"{example.source or example.id}: {found}; label the row by one of its classes or leave it out")
@@ -60,7 +61,7 @@ def _numbers(model: Model) -> Prepare:
 def _transcript(model: Model) -> Prepare:
     """CTC: the text as symbols, and the frames that the clip gives."""
 
-    def prepare(example: Example) -> tuple[Arrays, Arrays]:
+    def prepare(example: Example) -> Prepared:
         inputs = _inputs(model, example.raw)
         samples = next(iter(inputs.values())).shape[0]
         frames = int(model.family.output_lengths(model.backbone, torch.tensor([samples]))[0])
@@ -76,7 +77,7 @@ def _transcript(model: Model) -> Prepare:
 def _continuation(model: Model) -> Prepare:
     """Causal language: prompt and target as one text, scored on the target; a text alone is scored whole."""
 
-    def prepare(example: Example) -> tuple[Arrays, Arrays]:
+    def prepare(example: Example) -> Prepared:
         inputs, start = join(model, example)
         ids = inputs[str(model.processor.spec["inputs"]["ids"])]
         labels = ids.astype(np.int64)
@@ -90,7 +91,7 @@ def _translation(model: Model) -> Prepare:
     """Encoder and decoder: the decoder reads the start tokens and the text, and is scored on the text and its end."""
     prompt = np.array(model.generation.get("start_ids") or [0], dtype=np.int64)  # (start,)
 
-    def prepare(example: Example) -> tuple[Arrays, Arrays]:
+    def prepare(example: Example) -> Prepared:
         inputs = _inputs(model, example.raw)
         answer = target_tokens(model, _text(example))  # (answer,)
         unscored = np.full(len(prompt) - 1, IGNORED, dtype=np.int64)
@@ -106,7 +107,7 @@ def _pair(model: Model) -> Prepare:
     if set(keys) != {"text", "other"}:
         raise UserError(f"task 'image-text' needs a processor with a text and an image, {model.reference} has {model.processor.spec.get('kind')!r}; load it with its tokenizer")
 
-    def prepare(example: Example) -> tuple[Arrays, Arrays]:
+    def prepare(example: Example) -> Prepared:
         return _inputs(model, {keys["other"]: example.raw, keys["text"]: _text(example)}), {"pair": np.array(0, dtype=np.int64)}
 
     return prepare

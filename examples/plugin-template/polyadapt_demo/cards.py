@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from polyadapt.families.card import ExportRecipe, FamilyCard, Op, Span
 from polyadapt.methods.base_options import AdapterOptions
 from polyadapt.methods.card import MethodCard
 from polyadapt.options import Options
 from polyadapt.sources.card import ModelCard
+from pydantic import Field
 
 
 class GainOptions(AdapterOptions):
@@ -44,7 +43,7 @@ FAMILY = FamilyCard(
     media=("array",),
     architecture="mlp",
     libraries={"torch": ">=2.9"},
-    classes=("Net",),
+    classes=("polyadapt_demo.Net",),
     tasks=("classification", "features"),
     sites={"block.{n}.ffn.up": Op("blocks.{n}.up"), "block.{n}.ffn.down": Op("blocks.{n}.down")},
     spans={"block.{n}.ffn": Span("block.{n}.ffn.up", "block.{n}.ffn.down")},

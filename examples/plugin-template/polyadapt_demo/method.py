@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
-
 from polyadapt.edits import Edit, Form
 from polyadapt.methods.base import Method, select_ops
 from polyadapt.model import Model
 from polyadapt.sites import OpPort, module_name
+from torch import nn
 
 from polyadapt_demo.cards import GainOptions
 

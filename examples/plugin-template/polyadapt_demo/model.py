@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from polyadapt_runtime.preprocess import Processor
-from torch import nn
-from torch.nn import functional as F
-
 from polyadapt.families.base import Family
 from polyadapt.model import Model, build_model
 from polyadapt.signature import Signature, Task, TensorSpec
 from polyadapt.sources.card import ModelCard
 from polyadapt.sources.common import seeded
+from polyadapt_runtime.preprocess import Processor
+from torch import nn
+from torch.nn import functional as F
 
 from polyadapt_demo.cards import FAMILY, TinyOptions
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from polyadapt_runtime.errors import ArtifactError, InputError
-from polyadapt_runtime.generate import Sampling, Token, generate_ids, with_text
+from polyadapt_runtime.generate import TASKS, Sampling, Token, Writer
 from polyadapt_runtime.learn import GROUP, check_learnable, with_class
 from polyadapt_runtime.manifest import read_manifest
 from polyadapt_runtime.postprocess import interpret
@@ -50,8 +50,10 @@ class Bundle:
         self._runner = Runner(self.manifest, graph, self._session)
         self._store = ArtifactStore(self.path, self.manifest, self._session, cache_bytes, verify)
         self.processor: Processor | None = None
+        self._postprocess = {**self.manifest.details, **self.manifest.postprocess}
         if self.manifest.preprocess.get("kind"):
             self.processor = Processor(self.manifest.preprocess, {name: self.path / asset for name, asset in self.manifest.assets.items()})
+        self._writer = Writer(self._session, self.manifest, self.processor)
 
     def __call__(self, raw: Any, artifact: str | None = None, scale: float = 1.0, *, top: int = 5, batch_size: int = BATCH_SIZE) -> Any:
         """Answer raw input.
@@ -76,15 +78,15 @@ class Bundle:
         else:
             single = not isinstance(raw, list)
             raws = [raw] if single else raw
-            if self.manifest.postprocess.get("kind") == "causal-lm":
+            if self.manifest.task in TASKS:
                 texts = [self.generate(prompt, artifact=artifact, scale=scale) for prompt in raws]
                 return texts[0] if single else texts
             rows = self._answer([self._processor()(item) for item in raws], artifact, scale, batch_size)
         labels = self._labels(artifact)
-        answers = [interpret(row, self.manifest.postprocess, labels, top) for row in rows]
+        answers = [interpret(row, self._postprocess, labels, top) for row in rows]
         if single:
             return answers[0]
-        return np.stack(answers) if answers and self.manifest.postprocess.get("kind") == "features" else answers
+        return np.stack(answers) if answers and self._postprocess.get("kind") == "features" else answers
 
     def run(self, feeds: Mapping[str, Any], artifact: str | None = None, scale: float = 1.0) -> dict[str, Array]:
         """Tensors in, tensors out. `feeds` may hold slots too, whole groups of them, where the artifact does not.
@@ -161,7 +163,7 @@ class Bundle:
 
     def stream(
         self,
-        prompt: str | Sequence[int] | Array,
+        prompt: Any,
         max_tokens: int = 64,
         artifact: str | None = None,
         scale: float = 1.0,
@@ -171,7 +173,7 @@ class Bundle:
         """Generate token by token.
 
         Args:
-            prompt: a text, or token ids.
+            prompt: a text, or token ids; for an encoder-decoder its raw input, such as a sound.
             max_tokens: the most tokens to generate.
             artifact: a name of `artifacts()`; None is the base.
             scale: how much of the artifact's effect.
@@ -180,24 +182,16 @@ class Bundle:
 
         Raises:
             ManifestError: the bundle does not generate text.
-            InputError: the prompt is empty or cannot be turned into tokens.
+            InputError: the prompt is empty or not what the model reads.
         """
-        reader = self.processor.text if self.processor is not None else None
-        if isinstance(prompt, str):
-            if reader is None:
-                raise InputError("this bundle does not read text; give token ids")
-            ids = reader.encode(prompt, cut=False)[0]
-        else:
-            ids = [int(token) for token in prompt]
-        return with_text(generate_ids(self._session, self.manifest, ids, self._slots(artifact, scale), max_tokens, sampling or Sampling(), stop_ids), reader)
+        return self._writer.stream(prompt, self._slots(artifact, scale), max_tokens, sampling or Sampling(), stop_ids)
 
-    def generate(self, prompt: str | Sequence[int] | Array, max_tokens: int = 64, artifact: str | None = None, scale: float = 1.0, **options: Any) -> str:
+    def generate(self, prompt: Any, max_tokens: int = 64, artifact: str | None = None, scale: float = 1.0, **options: Any) -> str:
         """The text that `stream` gives, in one piece; options are those of `stream`."""
         ids = [token.id for token in self.stream(prompt, max_tokens, artifact, scale, **options)]
-        reader = self._processor().text
-        if reader is None:
+        if self._writer.reader is None:
             raise InputError("this bundle has no tokenizer; use stream(), which gives token ids")
-        return reader.decode(ids)
+        return self._writer.reader.decode(ids)
 
     def _answer(self, examples: list[Example], artifact: str | None, scale: float, batch_size: int) -> list[Example]:
         """Outputs by example. What a mask does not cover is only batched with examples of its own shape."""

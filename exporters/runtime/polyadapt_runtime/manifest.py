@@ -80,6 +80,7 @@ class Manifest:
     form: str
     task: str
     labels: tuple[str, ...]
+    details: Mapping[str, Any]
     graphs: Mapping[str, Graph]
     slots: Mapping[str, Slot]
     artifacts: Mapping[str, ArtifactEntry]
@@ -140,10 +141,11 @@ def parse_manifest(table: Mapping[str, Any], where: str = MANIFEST) -> Manifest:
         form=form,
         task=need(task, "kind", str, f"{where}: task"),
         labels=strings(task, "labels", f"{where}: task"),
+        details=task.get("details") or {},
         graphs={name: _graph(entry, f"{where}: graphs.{name}") for name, entry in need(table, "graphs", dict, where).items()},
         slots={name: _slot(name, entry, f"{where}: slots[{name!r}]") for name, entry in need(table, "slots", dict, where).items()},
         artifacts={name: artifact_entry(entry, f"{where}: artifacts.{name}") for name, entry in need(table, "artifacts", dict, where).items()},
-        preprocess=need(table, "preprocess", dict, where),
+        preprocess=need(table, "preprocess", dict, where) if table.get("preprocess") is not None else {},
         postprocess=need(table, "postprocess", dict, where),
         assets={name: str(path) for name, path in need(table, "assets", dict, where).items()},
         generation=table.get("generation") or {},
@@ -155,7 +157,7 @@ def parse_manifest(table: Mapping[str, Any], where: str = MANIFEST) -> Manifest:
 
 
 def artifact_entry(table: object, where: str, file: str | None = None) -> ArtifactEntry:
-    """An artifact's description; `file` says where its tensors are when the table does not.
+    """An artifact's description; `file` says where its tensors are when the table does not. A merged one has none of its own.
 
     Raises:
         ManifestError: a field is missing or of the wrong sort.
@@ -163,7 +165,7 @@ def artifact_entry(table: object, where: str, file: str | None = None) -> Artifa
     if not isinstance(table, dict):
         raise ManifestError(f"{where} must be a table")
     return ArtifactEntry(
-        file=need(table, "file", str, where) if file is None else file,
+        file=str(table.get("file", "")) if file is None else file,
         base_id=need(table, "base_id", str, where),
         slots=strings(table, "slots", where),
         method=str(table.get("method", "")),
@@ -268,7 +270,7 @@ def _check_references(manifest: Manifest, where: str) -> None:
     if "model" not in manifest.graphs:
         raise ManifestError(f"{where}: graphs has no 'model'; it has: {', '.join(manifest.graphs) or 'none'}")
     used = [path for graph in manifest.graphs.values() for path in (graph.file, *graph.data)]
-    used += [entry.file for entry in manifest.artifacts.values()] + list(manifest.assets.values())
+    used += [entry.file for entry in manifest.artifacts.values() if manifest.form == "slots"] + list(manifest.assets.values())
     for path in used:
         if str(safe_relative(path)) not in manifest.files:
             raise ManifestError(f"{where}: {path!r} is used but not among its files")

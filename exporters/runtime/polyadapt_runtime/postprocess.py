@@ -1,8 +1,8 @@
 """Outputs of a graph to answers, as data says.
 
 Specs by kind: `classification` (output `logits`), `features`, `array` (`output` names it, else the first),
-`ctc` (`logits` [frames, vocabulary], `blank_id`, `separator`; the labels are the vocabulary).
-Any other kind hands out all outputs by name.
+`ctc` (`logits` [frames, vocabulary]; `blank_id`, else 0; `separator` between words; the labels are the vocabulary, else
+`vocabulary` is). A task's `details` count as part of the spec. Any other kind hands out all outputs by name.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def interpret(row: Mapping[str, np.ndarray], spec: Mapping[str, Any], labels: Se
     if kind == "array":
         name = spec.get("output") or next(iter(row))
         return _output(row, name, None)
-    if kind == "ctc" and "blank_id" in spec:
-        return _collapse(_output(row, "logits", 2), labels, int(spec["blank_id"]), spec.get("separator"))
+    if kind == "ctc":
+        return _collapse(_output(row, "logits", 2), labels or spec.get("vocabulary") or (), int(spec.get("blank_id") or 0), spec.get("separator"))
     return dict(row)
 
 

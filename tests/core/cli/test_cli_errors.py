@@ -14,8 +14,8 @@ import pytest
 import polyadapt.cli.context as context
 from polyadapt.cli import main
 from polyadapt.errors import PluginError
-from polyadapt.host import Host
 from polyadapt.hookspecs import hookimpl
+from polyadapt.host import Host
 from polyadapt.training.interrupt import TrainingInterrupted
 
 

@@ -13,7 +13,7 @@ from polyadapt.host import Host
 
 
 def versions(**found: str) -> dict[str, str]:
-    return {name: "" for name in LIBRARIES} | {name.replace("_", "-"): value for name, value in found.items()}
+    return dict.fromkeys(LIBRARIES, "") | {name.replace("_", "-"): value for name, value in found.items()}
 
 
 def states(checks: list[Check]) -> dict[str, str]:

@@ -59,27 +59,26 @@ def polyadapt_register_methods(register):
 RANGE = "HOOK_API_RANGE = (1, 1)"
 
 
-@pytest.mark.parametrize(
-    ("top", "inside", "implementation", "message"),
-    [
-        (f"import numpy\n{RANGE}", "", "json:dumps", r"imports numpy at .*xplug0_entry\.py:5"),
-        (RANGE, "import diffusers", "json:dumps", r"diffusers at .*xplug1_entry\.py:8"),
-        ("", "", "json:dumps", "does not state HOOK_API_RANGE"),
-        (RANGE, "1 / 0", "json:dumps", "ZeroDivisionError"),
-        (RANGE, "", "json:nothing", "json has no 'nothing'"),
-        (RANGE, "", "no_such_module_at_all:x", "No module named 'no_such_module_at_all'"),
-        ("raise SystemExit(4)", "", "json:dumps", "SystemExit: 4"),
-    ],
-)
-def test_the_check_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, top: str, inside: str, implementation: str, message: str) -> None:
+BROKEN = [
+    (f"import numpy\n{RANGE}", "", "json:dumps", r"imports numpy at .*xplug0_entry\.py:5"),
+    (RANGE, "import diffusers", "json:dumps", r"diffusers at .*xplug1_entry\.py:8"),
+    ("", "", "json:dumps", "does not state HOOK_API_RANGE"),
+    (RANGE, "1 / 0", "json:dumps", "ZeroDivisionError"),
+    (RANGE, "", "json:nothing", "json has no 'nothing'"),
+    (RANGE, "", "no_such_module_at_all:x", "No module named 'no_such_module_at_all'"),
+    ("raise SystemExit(4)", "", "json:dumps", "SystemExit: 4"),
+]
+
+
+@pytest.mark.parametrize("number", range(len(BROKEN)))
+def test_the_check_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    top, inside, implementation, message = BROKEN[number]
     (tmp_path / "diffusers.py").write_text("")  # stands for the library, which takes seconds to import
-    number = request.node.callspec.indices["top"]
-    (tmp_path / f"xplug{number}_entry.py").write_text(CARD.format(top=top, inside=inside or "pass", implementation=implementation))
-    (tmp_path / f"xplug{number}").mkdir()
-    monkeypatch.syspath_prepend(str(tmp_path))
     package = tmp_path / f"xplug{number}"
+    package.mkdir()
     (package / "__init__.py").write_text("")
-    (tmp_path / f"xplug{number}_entry.py").rename(package / f"xplug{number}_entry.py")
+    (package / f"xplug{number}_entry.py").write_text(CARD.format(top=top, inside=inside or "pass", implementation=implementation))
+    monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(PluginError, match=message):
         check_plugin(f"xplug{number}.xplug{number}_entry")
 

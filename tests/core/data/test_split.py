@@ -104,6 +104,14 @@ def test_groups_come_near_to_the_shares() -> None:
         assert abs(Counter(example.label for example in part)["a"] / len(part) - 2 / 3) < 0.07
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_of_one_class_are_dealt_out_by_class(seed: int) -> None:
+    rows = [Example(f"{label}{who}{number}", "x", label, None, {"who": f"{label}{who}"}) for label in "abcd" for who in range(5) for number in range(4)]
+    parts = split_data(Dataset("d", rows, "text"), {"by": "group:who", "seed": seed, "fractions": {"train": 0.6, "validation": 0.2, "test": 0.2}})
+    for name, groups in (("train", 3), ("validation", 1), ("test", 1)):
+        assert Counter(example.label for example in parts[name]) == dict.fromkeys("abcd", 4 * groups)
+
+
 def test_equal_files_stay_together_under_any_name() -> None:
     rows = [Example(f"{label}{number}", f"the same {number // 4}", label) for label in "ab" for number in range(40)]
     parts = split_data(Dataset("d", rows, "text"), {"by": "file"})

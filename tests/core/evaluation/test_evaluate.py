@@ -96,6 +96,9 @@ def test_different_examples_or_metrics_are_not_compared() -> None:
     first = evaluate(answering({}), made(40), generator=seeded())
     with pytest.raises(UserError, match="evaluated on different examples"):
         compare(first, evaluate(answering({}), made(42), generator=seeded()), ("x", "y"), generator=seeded())
+    changed = Dataset("d", [Example(row.id, f"{row.raw} changed", row.label) for row in made(40)], "text")
+    with pytest.raises(UserError, match="evaluated on different examples"):
+        compare(first, evaluate(answering({}), changed, generator=seeded()), ("x", "y"), generator=seeded())
     with pytest.raises(UserError, match="measured by accuracy and 'y' by macro-f1"):
         compare(first, evaluate(answering({}), made(40), ("macro-f1",), generator=seeded()), ("x", "y"), generator=seeded())
 

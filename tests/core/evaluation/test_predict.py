@@ -14,7 +14,6 @@ from torch import nn
 from polyadapt.data.dataset import Dataset, Example
 from polyadapt.errors import UserError
 from polyadapt.evaluation.evaluation import evaluate
-from polyadapt.evaluation.pairs import prompt_and_target
 from polyadapt.evaluation.predict import model_predictor, predict
 from polyadapt.families.base import Family
 from polyadapt.families.card import FamilyCard
@@ -96,7 +95,7 @@ def test_batches_change_nothing_even_where_lengths_differ() -> None:
 def test_modes_are_put_back_and_no_gradient_is_kept() -> None:
     model = toy(Task("classification", ("a", "b", "c")), linear(), ARRAY)
     model.backbone.train()
-    first, second = (predict(model, numbers([[1, 2, 3]], "a"))[0].numbers for _ in range(2))
+    first, second = ([row.numbers["nll"] for row in predict(model, numbers([[1, 2, 3]] * 40, "a" * 40))] for _ in range(2))
     assert first == second  # dropout slept
     assert model.backbone.training and not model.module.training
     assert all(parameter.grad is None for parameter in model.module.parameters())
@@ -157,22 +156,18 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def text_spec(side: str = "right", maximum: int = 16) -> dict[str, Any]:
-    return {"kind": "text", "tokenizer": "tokenizer", "maximum_tokens": maximum, "pad_id": 0, "pad_side": side, "inputs": {"ids": "input_ids", "mask": "attention_mask", "types": None}}
-
-
-@pytest.mark.parametrize(("prompt", "target", "tokens", "start"), [("ca", "ca", [3, 1, 3, 1, 5], 2), ("ca", "bc", [3, 4, 3, 5], 1), ("", "cc", [3, 3, 5], 1)])
-def test_where_a_target_starts(tokenizer: Path, prompt: str, target: str, tokens: list[int], start: int) -> None:
-    whole, found = prompt_and_target(Processor(text_spec(), {"tokenizer": tokenizer}), Example("0", prompt, None, target))
-    assert whole["input_ids"].tolist() == tokens
-    assert found == start
+    inputs = {"ids": "input_ids", "mask": "attention_mask", "types": None}
+    return {"kind": "text", "tokenizer": "tokenizer", "maximum_tokens": maximum, "pad_id": 0, "pad_side": side, "inputs": inputs}
 
 
 def test_targets_that_are_not_there(tokenizer: Path) -> None:
-    processor = Processor(text_spec(maximum=3), {"tokenizer": tokenizer})
+    model = toy(Task("causal-lm"), nn.Embedding(6, 6), text_spec(maximum=3), {"tokenizer": tokenizer})
     with pytest.raises(UserError, match=r"m\.csv:2: the prompt takes all 3 tokens"):
-        prompt_and_target(processor, Example("0", "cccc", None, "a", source="m.csv:2"))
-    with pytest.raises(UserError, match="needs a prompt and a target text"):
-        prompt_and_target(processor, Example("0", "cccc"))
+        predict(model, Dataset("d", [Example("0", "cccc", None, "a", source="m.csv:2")], "text"))
+    with pytest.raises(UserError, match=r"m\.csv:3: 1 tokens, and the first is never foretold"):
+        predict(model, Dataset("d", [Example("0", np.array([2]), source="m.csv:3")], "array"))
+    with pytest.raises(UserError, match=r"m\.csv:4: a text is a string"):
+        predict(model, Dataset("d", [Example("0", np.array([0.5]), source="m.csv:4")], "array"))
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -195,9 +190,14 @@ def test_perplexity_of_targets_in_closed_form(tokenizer: Path, side: str) -> Non
     assert result.value == pytest.approx(np.exp(sum(row[0] for row in expected) / 11), rel=1e-6)
 
 
-def test_prompts_of_token_ids() -> None:
+def test_a_text_without_a_prompt_counts_from_its_second_token() -> None:
     model = toy(Task("causal-lm"), nn.Embedding(6, 6), text_spec())
-    dataset = Dataset("d", [Example("0", np.array([1, 2]), None, None, {"target": [3, 4, 5]})], "array")
-    assert predict(model, dataset)[0].numbers["tokens"] == 3
-    with pytest.raises(UserError, match="needs target ids"):
-        predict(model, Dataset("d", [Example("0", np.array([1, 2]))], "array"))
+    dataset = Dataset("d", [Example("0", np.array([1, 2, 3, 4, 5]))], "array")
+    assert predict(model, dataset)[0].numbers["tokens"] == 4
+
+
+def test_the_end_of_a_text_is_foretold_as_in_training() -> None:
+    model = toy(Task("causal-lm"), nn.Embedding(6, 6), text_spec())
+    model.generation["eos_ids"] = [5]
+    rows = [Example("0", np.array([1, 2, 3])), Example("1", np.array([1, 2, 5]))]
+    assert [row.numbers["tokens"] for row in predict(model, Dataset("d", rows, "array"))] == [3, 2]

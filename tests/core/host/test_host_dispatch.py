@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from polyadapt.errors import PluginError, UserError
-from polyadapt.host import Host
 from polyadapt.hookspecs import AdaptOptions, hookimpl
+from polyadapt.host import Host
 from polyadapt.methods.card import MethodCard
 from polyadapt.model import Model
 from polyadapt.options import Options
@@ -165,7 +165,7 @@ def test_trace_prints_calls_with_their_owner(capsys: pytest.CaptureFixture[str])
     host(Owner(), POLYADAPT_TRACE="1").load("toy:net")
     printed = capsys.readouterr().err
     assert "polyadapt trace: polyadapt_load_model(reference='toy:net', options=<SeedOptions>) -> polyadapt defaults, owner0" in printed
-    assert "= \"owner's model\"" in printed
+    assert '= "owner\'s model"' in printed
     host(Owner()).load("toy:net")
     assert capsys.readouterr().err == ""
 

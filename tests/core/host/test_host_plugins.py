@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from polyadapt.errors import PluginError, UserError
-from polyadapt.host import Host
 from polyadapt.hookspecs import HOOK_API, hookimpl
+from polyadapt.host import Host
 from polyadapt.methods.card import MethodCard
 from polyadapt.options import Options
 from polyadapt.sources.card import ModelCard

@@ -21,7 +21,8 @@ SLOTS: dict[str, tuple[list[int | str], list[int]]] = {
     f"{QUERY}.a": ([WIDTH, "r"], [WIDTH, 0]),
     f"{QUERY}.b": (["r", WIDTH], [0, WIDTH]),
 }
-# One attention layer with one head; a learned prompt enters before it, a prefix inside it.
+# One attention layer with one head; a learned prompt enters before it, a prefix inside it. The scores are not-a-number
+# unless the mask covers exactly what is cached and what is new, without the prompt that enters now.
 GRAPH = f"""
 agraph (int64[batch, tokens] input_ids, int64[batch, total] attention_mask, float[batch, 1, past, {WIDTH}] past.0.key, float[batch, 1, past, {WIDTH}] past.0.value)
     => (float[batch, tokens, {VOCABULARY}] logits, float[batch, 1, all, {WIDTH}] present.0.key, float[batch, 1, all, {WIDTH}] present.0.value)
@@ -66,7 +67,10 @@ agraph (int64[batch, tokens] input_ids, int64[batch, total] attention_mask, floa
     lacking = Sub(present_length, mask_length)
     wrong = Sub(lacking, prompt_length)
     wrong_float = Cast <to = 1> (wrong)
-    logits = Add(read, wrong_float)
+    square_wrong = Mul(wrong_float, wrong_float)
+    negative = Neg(square_wrong)
+    poison = Sqrt(negative)
+    logits = Add(read, poison)
 }}
 """
 
@@ -200,3 +204,61 @@ def test_wrong_calls_say_so(bundle: Bundle, bundle_path: Path) -> None:
             Sampling(**settings)
     with pytest.raises(ManifestError, match="does not generate text"):
         list(Bundle(bundle_path, device="cpu").stream([1, 2]))
+
+
+LISTENER = f"""
+agraph (float[batch, samples] audio, int64[batch, tokens] decoder_input_ids) => (float[batch, tokens, {VOCABULARY}] logits)
+{{
+    words = Gather(E, decoder_input_ids)
+    said = CumSum(words, position_axis)
+    heard = ReduceMean(audio, axis1)
+    heard_wide = Unsqueeze(heard, axis1)
+    both = Add(said, heard_wide)
+    logits = MatMul(both, Wo)
+}}
+"""
+
+
+@pytest.fixture(scope="module")
+def listener(kit: Any, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    made = kit.classifier()
+    made.model = kit.graph(LISTENER, constants() | {"position_axis": np.array(1, np.int64)}, {}, {})
+    made.slots = {}
+    made.manifest.update(
+        task={"kind": "transcription", "labels": [], "metric": "", "details": {}},
+        inputs=[{"name": "audio", "dtype": "float32", "shape": ["batch", "samples"]}, {"name": "decoder_input_ids", "dtype": "int64", "shape": ["batch", "tokens"]}],
+        outputs=[],
+        preprocess={"kind": "audio", "input": "audio", "sample_rate_hz": 16000},
+        postprocess={"kind": "transcription"},
+        generation={"eos_ids": [1], "start_ids": [2, 3], "suppress_ids": [4], "begin_suppress_ids": [1, 6]},
+    )
+    made.assets = {"tokenizer.json": tokenizer_file()}
+    return Bundle(kit.write(tmp_path_factory.mktemp("listener") / "ear.bundle", made), device="cpu", threads=1)
+
+
+def heard(audio: np.ndarray, count: int, never: tuple[int, ...] = (4,), first: tuple[int, ...] = (1, 6)) -> list[int]:
+    w = {name: value.astype(np.float64) for name, value in constants().items()}
+    ids = [2, 3]
+    for step in range(count):
+        scores = (w["E"][ids].sum(axis=0) + audio.mean()) @ w["Wo"]
+        scores[list(never + (first if step == 0 else ()))] = -np.inf
+        ids.append(int(scores.argmax()))
+    return ids[2:]
+
+
+def test_an_encoder_decoder_writes_what_it_hears(listener: Bundle) -> None:
+    texts = set()
+    for level in np.linspace(-3, 3, 13):
+        audio = np.full(100, level, np.float32)
+        expected = heard(audio, 8)
+        expected = expected[: expected.index(1)] if 1 in expected else expected
+        assert [token.id for token in listener.stream(audio, 8)] == expected
+        assert listener(audio)[: len(expected)] == "".join(chr(ord("a") + token) for token in expected)
+        texts.add(tuple(expected))
+    assert len(texts) > 3
+
+
+def test_suppressed_tokens_are_never_said(listener: Bundle) -> None:
+    free = {heard(np.full(100, level, np.float32), 1, (), ())[0] for level in np.linspace(-9, 9, 99)}
+    said = {next(iter(listener.stream(np.full(100, level, np.float32), 1))).id for level in np.linspace(-9, 9, 99)}
+    assert not said & {1, 4, 6} and free & {1, 4, 6}

@@ -26,9 +26,9 @@ def soft(channels: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("mode", ["center", "squash"])
-@pytest.mark.parametrize("fraction", [0.875, 0.9, 1.0])
+@pytest.mark.parametrize("fraction", [0.875, 0.93, 1.0])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-@pytest.mark.parametrize(("height", "width"), [(90, 131), (131, 90), (40, 40), (64, 64), (300, 70)])
+@pytest.mark.parametrize(("height", "width"), [(90, 133), (133, 90), (40, 40), (64, 64), (300, 70)])
 def test_equals_timms_evaluation_transform(height: int, width: int, interpolation: str, fraction: float, mode: str) -> None:
     from timm.data.transforms_factory import transforms_imagenet_eval
 
@@ -73,6 +73,8 @@ def test_floats_keep_their_precision() -> None:
     as_floats = processor(pixels.astype(np.float64) / 255)["image"]
     # Only Pillow's rounding to 8 bits, after each of its two passes, stands between them.
     assert np.abs(as_floats - processor(pixels)["image"]).max() <= 1.6 / 255
+    loud = processor(picture().astype(np.float32) / 255)["image"]
+    assert loud.min() == 0.0 and loud.max() == 1.0  # bicubic overshoots noise
     flat = np.full((70, 70), 0.1234567, np.float32)
     assert np.abs(processor(flat)["image"] - 0.1234567).max() <= 2e-7
 

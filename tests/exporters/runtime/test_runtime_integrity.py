@@ -221,9 +221,11 @@ def test_locations_are_found_wherever_a_tensor_can_be(external_bundle: Path) -> 
     graph = onnx.helper.make_graph([node], "outer", [], [], sparse_initializer=[sparse])
     listed = onnx.helper.make_node("Other", [], ["z"])
     listed.attribute.append(onnx.AttributeProto(name="many", type=onnx.AttributeProto.TENSORS, tensors=[tensor("many")]))
+    thin = onnx.SparseTensorProto(values=tensor("thin"), indices=tensor("thin indices"), dims=[3])
+    listed.attribute.append(onnx.AttributeProto(name="one", type=onnx.AttributeProto.SPARSE_TENSOR, sparse_tensor=thin))
     function = onnx.helper.make_function("local", "F", [], ["c"], [onnx.helper.make_node("Constant", [], ["c"], value=tensor("function")), listed], [])
     model = onnx.helper.make_model(graph, functions=[function])
-    assert external_locations(model.SerializeToString()) == {"nested", "initializer", "values", "indices", "function", "many"}
+    assert external_locations(model.SerializeToString()) == {"nested", "initializer", "values", "indices", "function", "many", "thin", "thin indices"}
 
 
 @pytest.mark.parametrize("data", [b"\xff" * 40, b"\x3a\x7f", b"\x0f", b"no model at all"])

@@ -58,6 +58,7 @@ def test_one_text_has_no_batch_axis_and_no_padding(assets: dict[str, Path]) -> N
     assert found["input_ids"].tolist() == [0, 2, 3, 1] and found["attention_mask"].tolist() == [1, 1, 1, 1]
     pair = Processor(SPEC, assets)(("the", "cat"))
     assert pair["input_ids"].tolist() == [0, 2, 1, 3, 1] and pair["token_type_ids"].tolist() == [0, 0, 0, 1, 1]
+    assert TextReader(SPEC, assets["tokenizer"]).encode("the cat sat on the mat on", cut=False)[0] == [0, 2, 3, 4, 5, 2, 6, 5, 1]
     assert Processor(SPEC, assets)(np.arange(8))["input_ids"].tolist() == list(range(6))
 
 

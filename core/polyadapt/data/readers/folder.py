@@ -86,7 +86,7 @@ def _media(root: Path, files: list[Path], asked: str) -> str:
     counts = Counter(medium for path in files if (medium := medium_of(path)) is not None)
     heavy = [medium for medium in ("image", "audio") if counts[medium]]
     if len(heavy) == 2:
-        raise UserError(f"folder {root} mixes {counts['image']} images and {counts['audio']} audio files; choose with media = \"image\" or \"audio\"")
+        raise UserError(f'folder {root} mixes {counts["image"]} images and {counts["audio"]} audio files; choose with media = "image" or "audio"')
     if not counts:
         raise UserError(f"folder {root} holds no image, audio or text file (found {_counted(files)}); supported: {', '.join(sorted(set().union(*EXTENSIONS.values())))}")
     return heavy[0] if heavy else "text"

@@ -38,5 +38,5 @@ def _object(manifest: Path, number: int, line: bytes) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{manifest}:{number}: not valid JSON ({error}); repair or remove the line") from error
     if not isinstance(values, dict):
-        raise UserError(f"{manifest}:{number}: expected an object like {{\"path\": …}}, found {type(values).__name__}")
+        raise UserError(f'{manifest}:{number}: expected an object like {{"path": …}}, found {type(values).__name__}')
     return values

@@ -1,0 +1,132 @@
+"""`import polyadapt as pa`: load, attach, adapt, evaluate, infer and export without a command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import polyadapt as pa
+from polyadapt.data.dataset import Dataset, Example
+from polyadapt.errors import UserError
+from polyadapt.host.inference import adapted
+
+MODEL = "polyadapt:tiny-mlp-policy"
+SITES = ["ffn.*"]
+
+
+@pytest.fixture(scope="module")
+def rows() -> Dataset:
+    generator = np.random.default_rng(1)
+    x = generator.normal(size=(30, 39)).astype(np.float32)
+    return Dataset("rows", [Example(str(index), row, extra={"target": np.tanh(row[:4])}) for index, row in enumerate(x)], "array")
+
+
+def state(model: pa.Model) -> dict[str, torch.Tensor]:  # type: ignore[name-defined]
+    return {name: value.clone() for name, value in model.module.state_dict().items()}
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'lod'"):
+        _ = pa.lod  # type: ignore[attr-defined]
+    assert set(pa.__all__) <= set(dir(pa))
+    assert all(getattr(pa, name) is not None for name in pa.__all__)
+
+
+def test_adapt_infer_and_export_in_a_few_lines(rows: Dataset, tmp_path: Path) -> None:
+    model = pa.load(MODEL)
+    before = state(model)
+    heard: list[str] = []
+    artifact = pa.adapt(model, "lora", rows, train={"epochs": 8, "learning_rate": 0.01}, sites=SITES, emit=lambda event: heard.append(event["kind"]))
+    assert same(state(model), before)
+    assert heard[0] == "started" and heard[-1] == "finished"
+    assert pa.evaluate(model, rows, artifact).value < pa.evaluate(model, rows).value
+    answer = pa.infer(model, rows[0].raw, artifact)
+    assert answer["action"].shape == (4,) and same(state(model), before)
+    artifact.save(tmp_path / "artifact")
+    pa.export(model, pa.Artifact.load(tmp_path / "artifact"), tmp_path / "policy.bundle")
+    exported = pa.infer(tmp_path / "policy.bundle", [rows[0].raw, rows[1].raw], "adapter")
+    np.testing.assert_allclose(exported[0]["action"], answer["action"], rtol=0, atol=1e-5)
+    assert len(exported) == 2
+
+
+def test_a_loop_of_one_s_own_on_a_library_s_module(rows: Dataset) -> None:
+    module = pa.load(MODEL).backbone
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    x = torch.from_numpy(np.stack([row.raw for row in rows]))
+    y = torch.from_numpy(np.stack([row.target for row in rows]))
+    with torch.no_grad():
+        start = module(x)
+    attached = pa.attach(module, "lora", sites=SITES, rank=2)
+    assert type(module).__name__ in attached.model.family.card.classes[0]
+    with torch.no_grad():
+        assert torch.equal(module(x), start)
+    optimiser = torch.optim.Adam(attached.parameters(), lr=0.01)
+    assert sum(value.numel() for value in module.parameters() if value.requires_grad) == sum(value.numel() for value in attached.parameters())
+    losses = []
+    for _ in range(20):
+        loss = (module(x) - y).pow(2).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0]
+    with torch.no_grad():
+        trained = module(x)
+    artifact = attached.artifact(seed=0)
+    attached.detach()
+    with torch.no_grad():
+        assert torch.equal(module(x), start)
+    assert module.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    model = attached.model
+    assert model.reference == f"module:{model.base_id}" and artifact.base_id == model.base_id == pa.load(MODEL).base_id
+    with adapted(pa.load(MODEL), artifact) as active, torch.no_grad():
+        torch.testing.assert_close(active.module(observation=x)["action"], trained, rtol=0, atol=1e-6)
+
+
+def test_what_no_family_knows_is_refused() -> None:
+    with pytest.raises(UserError, match="no family knows torch's Linear"):
+        pa.attach(torch.nn.Linear(2, 2), "lora")
+    with pytest.raises(UserError, match="module that was passed"):
+        pa.load("module:0123")
+
+
+def test_inference_attaches_only_for_the_call_and_keeps_what_was_active(rows: Dataset) -> None:
+    model = pa.load(MODEL)
+    attached = pa.attach(model, "ia3", sites=["ffn.up"])
+    other = pa.attach(model, "lora", sites=SITES, name="other")
+    with torch.no_grad():
+        for parameter in (*attached.form.parameters(), *other.form.parameters()):
+            parameter.add_(0.5)
+    from polyadapt.edits import attachments_of
+
+    attachments = attachments_of(model.module)
+    attachments.activate("adapter")
+    expected = pa.infer(model, rows[0].raw)
+    answer = pa.infer(model, rows[0].raw, other.artifact())
+    assert attachments.active == ("adapter",) and attachments.names == ("adapter", "other")
+    assert not np.allclose(answer["action"], expected["action"])
+    np.testing.assert_array_equal(pa.infer(model, rows[0].raw)["action"], expected["action"])
+
+
+def test_names_of_artifacts_belong_to_bundles(rows: Dataset) -> None:
+    with pytest.raises(UserError, match="names belong to bundles"):
+        pa.infer(pa.load(MODEL), rows[0].raw, "birds")
+    with pytest.raises(UserError, match="'infer'|infer has no option 'botch'"):
+        pa.infer(pa.load(MODEL), rows[0].raw, botch=3)
+
+
+def test_texts_are_generated_token_by_token() -> None:
+    model = pa.load("polyadapt:tiny-gpt2")
+    first = pa.infer(model, "hello", maximum_new_tokens=4)["text"]
+    longer = pa.infer(model, "hello", maximum_new_tokens=8)["text"]
+    assert longer.startswith(first) and len(longer) >= len(first) > 0
+    drawn = {pa.infer(model, "hello", maximum_new_tokens=8, temperature=5.0, seed=seed)["text"] for seed in range(4)}
+    assert len(drawn) > 1

@@ -26,7 +26,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -63,6 +63,8 @@ class ArmSection(Options):
     options: dict[str, Any] = Field(default_factory=dict, description="options of the method")
     sites: tuple[str, ...] = Field((), description="globs over sites; the method's own when empty")
     train: dict[str, Any] = Field(default_factory=dict, description="training settings of this arm alone, over those of [train]")
+    role: Literal["arm", "baseline"] = Field("arm", description="a baseline is measured and compared, and stays out of the bundle")
+    model: dict[str, Any] = Field(default_factory=dict, description="options of the reference for this baseline alone, such as pretrained = false")
 
     def method_options(self) -> dict[str, Any]:
         """The options with the sites among them."""

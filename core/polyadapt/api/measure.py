@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from polyadapt.api.work import installed_host, open_dataset
 from polyadapt.artifact import Artifact
@@ -18,9 +19,14 @@ from polyadapt.evaluation.prediction import Answer, Prediction, Predictor
 from polyadapt.host import Host
 from polyadapt.host.inference import adapted
 from polyadapt.model import Model
+from polyadapt.training.losses import IGNORED
+from polyadapt.training.targets import prepare_for
 
 PREDICTED = ("classification", "causal-lm", "ctc", "control")
 """Tasks whose predictions are read from one forward pass; for others the model is asked as a user would ask it."""
+
+DECODED = ("seq2seq-lm", "transcription")
+"""Tasks with a decoder: scored on the tokens that training learns where perplexity was asked for, else on what they generate."""
 
 
 def evaluate(
@@ -51,10 +57,13 @@ def evaluate(
     dataset = open_dataset(data, host=used)
     chosen = tuple(metrics) or (model.task.metric or default_metric(model.task.kind),)
     generator = np.random.default_rng(seed)
-    if used.answers_itself(model, artifact) or model.task.kind not in PREDICTED:
-        return run_evaluation(_asking(used, model, artifact, batch_size), dataset, chosen, generator=generator)
-    with adapted(model, artifact) as active:
-        return run_evaluation(model_predictor(active, batch_size), dataset, chosen, generator=generator)
+    if not used.answers_itself(model, artifact):
+        with adapted(model, artifact) as active:
+            if model.task.kind in PREDICTED:
+                return run_evaluation(model_predictor(active, batch_size), dataset, chosen, generator=generator)
+            if model.task.kind in DECODED and chosen[0] == "perplexity":
+                return run_evaluation(_scoring(active), dataset, chosen, generator=generator)
+    return run_evaluation(_asking(used, model, artifact, batch_size), dataset, chosen, generator=generator)
 
 
 def _asking(host: Host, model: Model, artifact: Artifact | None, batch_size: int) -> Predictor:
@@ -63,6 +72,26 @@ def _asking(host: Host, model: Model, artifact: Artifact | None, batch_size: int
     def predict(dataset: Dataset) -> list[Prediction]:
         answers = host.infer(model, [example.raw for example in dataset], artifact, {"batch_size": batch_size})
         return [Prediction(example.id, _truth(example), _said(answer)) for example, answer in zip(dataset, answers, strict=True)]
+
+    return predict
+
+
+def _scoring(model: Model) -> Predictor:
+    """Negative log likelihood of every target text and its end, in nats; one example at a time."""
+    prepare = prepare_for(model)
+
+    def predict(dataset: Dataset) -> list[Prediction]:
+        return [Prediction(example.id, example.text, None, {}, likelihood(example)) for example in dataset]
+
+    def likelihood(example: Example) -> dict[str, float]:
+        arrays, targets = prepare(example)
+        inputs = {name: torch.from_numpy(value)[None].to(model.device) for name, value in arrays.items()}
+        tokens = torch.from_numpy(targets["tokens"])  # (T,)
+        with torch.inference_mode():
+            scores = torch.log_softmax(model.module(**inputs)["logits"][0].double().cpu(), dim=-1)  # (T, V)
+        is_scored = tokens != IGNORED
+        chosen = scores[is_scored].gather(1, tokens[is_scored, None])  # (scored, 1)
+        return {"nll": float(-chosen.sum()), "tokens": float(len(chosen))}
 
     return predict
 

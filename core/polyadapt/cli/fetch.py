@@ -24,6 +24,8 @@ def fetch(ctx: click.Context, references: tuple[str, ...], wheels: Path | None, 
     registry = host_of(ctx).registry
     rows = []
     for reference in references:
+        if reference in registry.readers:
+            raise UserError(f"{reference} needs no fetch: {registry.readers.get(reference).card.notes or 'its reader finds the data itself'}")
         card = registry.model(reference).card
         if card.package is None:
             raise UserError(f"{reference} needs no fetch: it is {'built without files' if card.offline else 'loaded by its own library (see --allow-download)'}")

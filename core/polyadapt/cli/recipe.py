@@ -100,8 +100,27 @@ def _print_estimate(found: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    arms = found.pop("arms")
-    print_facts(found.items())
+    arms = found["arms"]
+    examples = ", ".join(f"{count} {part}" for part, count in found["examples"].items())
+    shown = {**found, "examples": examples, "arms": ""}
+    print_facts((_title(key), _readable(key, value)) for key, value in shown.items())
     click.echo()
-    columns = list(dict.fromkeys(key for row in arms for key in row))
-    print_table(columns, ([row.get(column, "") for column in columns] for row in arms))
+    columns = list(arms[0])
+    print_table(map(_title, columns), ([_readable(column, row[column]) for column in columns] for row in arms))
+
+
+def _title(key: str) -> str:
+    return key.removesuffix("_bytes").replace("_", " ") if key != "seconds" else "time"
+
+
+def _readable(key: str, value: Any) -> str:
+    """A figure with its unit; what is not known before a run is a dash."""
+    if value is None:
+        return "–"
+    if key.endswith("_bytes"):
+        return f"{value / 1e6:,.1f} MB"
+    if key == "seconds":
+        return f"{value:,.0f} s"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return ", ".join(value) if isinstance(value, list) else str(value)

@@ -61,9 +61,8 @@ class Calls:
 
     def one(self, hook: str, plugin: Plugin, **arguments: Any) -> None:
         """Call one plugin's implementation of a registering hook, if it has one."""
-        for item in self._implementations(hook):
-            if item.plugin is plugin.module:
-                item.function(*(arguments[name] for name in item.argnames))
+        others = [item.plugin for item in self._implementations(hook) if item.plugin is not plugin.module]
+        self._manager.subset_hook_caller(hook, others)(**arguments)
 
     def owner(self, hook: str, owner: Plugin | None, **arguments: Any) -> Any:
         """Call the owner's implementation, then the host's default, inside the wrappers of everybody.

@@ -98,15 +98,10 @@ def _read(model: Model, row: Mapping[str, np.ndarray], top: int) -> dict[str, An
         best = interpret(row, {"kind": kind}, model.task.labels, top)
         return {"label": best.label, "score": best.score, "top": [list(pair) for pair in best.top]}
     if kind == "ctc":
-        details = model.task.details
-        spec = {"kind": "ctc", "blank_id": details.get("blank_id", 0), "separator": details.get("separator")}
-        labels = model.task.labels or tuple(str(label) for label in _sequence(details.get("vocabulary")))
-        return {"text": interpret(row, spec, labels, top)}
+        details: Mapping[str, Any] = model.task.details
+        spec = {"kind": "ctc", "blank_id": details.get("blank", 0), "separator": details.get("separator", "|")}
+        return {"text": interpret(row, spec, model.task.labels or tuple(details.get("vocabulary", ())), top)}
     return dict(row)
-
-
-def _sequence(value: object) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, (list, tuple)) else ()
 
 
 def _generate(model: Model, raw: Any, options: InferOptions) -> str | list[int]:

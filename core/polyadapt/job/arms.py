@@ -38,6 +38,7 @@ class Arm:
     role: str
     options: Mapping[str, Any] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_plain(self) -> bool:
@@ -57,6 +58,7 @@ class Bench:
     directory: RunDirectory
     resume: bool
     emit: Callable[[Event], None]
+    model_options: Mapping[str, Any] = field(default_factory=dict)
 
     def measure(self, arm: Arm) -> ArmResult:
         """The result of an arm, from an earlier run where that finished it."""
@@ -77,13 +79,20 @@ class Bench:
         """The saved artifact of a finished arm."""
         return Artifact.load(self.directory.artifact(arm.name, arm.role))
 
+    def model_of(self, arm: Arm) -> Model:
+        """The run's model, or the one that a baseline asks for by options of its own."""
+        if not arm.model:
+            return self.model
+        return self.host.load(self.recipe.model.reference, {**self.model_options, **arm.model})
+
     def _trained(self, arm: Arm) -> ArmResult:
+        model = self.model_of(arm)
         folder = self.directory.artifact(arm.name, arm.role)
         log = EventLog(self.directory.events(arm.name), self.resume)
         if not (self.resume and (folder / "artifact.json").is_file()):
-            self._adapt(arm, log).save(folder)
+            self._adapt(arm, model, log).save(folder)
         artifact = Artifact.load(folder)
-        found = api.evaluate(self.model, self.parts.test, artifact, metrics=self.metrics, seed=self._seed, host=self.host)
+        found = api.evaluate(model, self.parts.test, artifact, metrics=self.metrics, seed=self._seed, host=self.host)
         started, finished = log.last("started"), log.last("finished")
         return ArmResult(
             name=arm.name,
@@ -97,14 +106,14 @@ class Bench:
             evaluation=found,
         )
 
-    def _adapt(self, arm: Arm, log: EventLog) -> Artifact:
+    def _adapt(self, arm: Arm, model: Model, log: EventLog) -> Artifact:
         def hear(event: Event) -> None:
             log(event)
             self.emit({**event, "arm": arm.name})
 
         train = {"seed": self.recipe.seed, **self.recipe.train, **arm.train}
         folder = self.directory.training(arm.name)
-        return api.adapt_parts(self.model, arm.method, self.parts, arm.options, train, directory=folder, resume=self.resume, emit=hear, host=self.host)
+        return api.adapt_parts(model, arm.method, self.parts, arm.options, train, directory=folder, resume=self.resume, emit=hear, host=self.host)
 
     def _plain(self, arm: Arm) -> ArmResult:
         began = time.perf_counter()
@@ -134,9 +143,11 @@ def arms_of(recipe: Recipe, model: Model, dataset: Dataset, host: Host) -> list[
     Raises:
         UserError: an unknown method or baseline, or a baseline that cannot answer for these data.
     """
-    arms = [Arm(arm.name, arm.method, "arm", arm.method_options(), arm.train) for arm in recipe.arm]
+    arms = [Arm(arm.name, arm.method, arm.role, arm.method_options(), arm.train, arm.model) for arm in recipe.arm]
     for arm in arms:
         host.registry.methods.get(arm.method)
+        if arm.model and arm.role != "baseline":
+            raise UserError(f'arm {arm.name!r} asks for another model, and arms of one recipe share the base; give it role = "baseline", or write a recipe of its own')
     names = recipe.evaluate.baselines if recipe.evaluate.baselines is not None else default_baselines(model, dataset)
     baselines = [_baseline(name, model, dataset, host, {arm.name for arm in arms}) for name in names]
     return [*baselines, *arms]

@@ -52,7 +52,9 @@ def prepare(recipe: Recipe, host: Host, allow_download: bool = False) -> Prepare
     """
     for settings in (recipe.train, *({**recipe.train, **arm.train} for arm in recipe.arm)):
         read_options(TrainSettings, settings, "recipe [train]")
+    base = host.registry.model(recipe.model.reference).card
     for arm in recipe.arm:
+        read_options(base.options, {**recipe.model.options, **arm.model}, f"arm {arm.name!r}, model {recipe.model.reference!r}")
         card = host.registry.methods.get(arm.method).card
         read_options(card.options, arm.method_options(), f"arm {arm.name!r}, method {arm.method!r}")
     model = host.load(recipe.model.reference, model_options(recipe, host, allow_download))
@@ -92,7 +94,8 @@ def run_recipe(
     """
     prepared = prepare(recipe, host, allow_download)
     directory = open_directory(root, recipe, resume)
-    bench = Bench(host, recipe, prepared.model, prepared.parts, prepared.metrics, directory, resume, emit)
+    options = model_options(recipe, host, allow_download)
+    bench = Bench(host, recipe, prepared.model, prepared.parts, prepared.metrics, directory, resume, emit, options)
     results = [bench.measure(arm) for arm in prepared.arms]
     bundle = None
     if has_export and recipe.export is not None:
@@ -170,7 +173,7 @@ def _export(bench: Bench, prepared: Prepared, emit: Callable[[Event], None]) -> 
         worst = max(proof.cases, key=lambda case: case.error / case.tolerance)
         raise ExportError(f"{target}: the self-test failed in case {worst.case!r}: {worst.output} differs by {worst.error:.2e}, allowed is {worst.tolerance:.0e}")
     parity = {"ok": proof.ok, "max_relative_error": max(case.error for case in proof.cases), "tolerance": max(case.tolerance for case in proof.cases)}
-    latency_ms = _latency_ms(opened, prepared.parts.test, arms[0].name if section.form == "slots" else None)
+    latency_ms = _latency_ms(opened, prepared.parts.test, arms[0].name if arms and section.form == "slots" else None)
     emit({"kind": "export", "state": "finished", "cases": len(proof.cases), **parity})
     return {"path": section.directory, "form": section.form, "parity": parity, "latency_ms": latency_ms}
 

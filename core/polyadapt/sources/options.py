@@ -67,6 +67,8 @@ class PackagedImageOptions(LoadOptions):
     """Options of image models whose weights a package carries."""
 
     image_size_px: int = Field(224, ge=32, description="height and width; 224 is what the weights were trained with")
+    pretrained: bool = Field(True, description="false: the same network with random weights, as a baseline")
+    seed: int = Field(0, ge=0, description="of the random weights")
 
 
 class PackagedTextOptions(LoadOptions):

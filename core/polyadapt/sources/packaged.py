@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from polyadapt.errors import UserError, nearest
 from polyadapt.files import replacing_directory
 from polyadapt.sources.card import ModelCard
-from polyadapt.sources.common import check_labels, make_task, read_state
+from polyadapt.sources.common import check_labels, make_task, read_state, seeded
 from polyadapt.sources.compat import import_timm, import_transformers
 from polyadapt.sources.families import family_by_id
 from polyadapt.sources.fetch import fetched_directory, package_directory
@@ -20,7 +20,6 @@ from polyadapt.sources.processors import audio_spec, image_spec, make_processor
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from polyadapt.families.card import FamilyCard
     from polyadapt.model import Model
@@ -44,11 +43,13 @@ def load_efficientnet_lite0(card: ModelCard, name: str, options: PackagedImageOp
     import_timm()
     import timm
 
-    path = _directory(card) / LITE0_FILE
-    backbone: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    with seeded(options.seed):
+        backbone: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     # Families read the picture's size from here, so that the exported graph takes the pictures that the processor makes.
-    backbone.pretrained_cfg = {**dict(backbone.pretrained_cfg), "input_size": (3, options.image_size_px, options.image_size_px)}  # type: ignore[assignment]
-    backbone.load_state_dict(in_order(read_state(path, card.reference), backbone.state_dict(), path), strict=True)
+    backbone.pretrained_cfg = {**dict(backbone.pretrained_cfg), "input_size": (3, options.image_size_px, options.image_size_px)}
+    if options.pretrained:
+        path = _directory(card) / LITE0_FILE
+        backbone.load_state_dict(in_order(read_state(path, card.reference), backbone.state_dict(), path), strict=True)
     family = family_by_id(card.family, families)
     task = make_task(family, options.task, labels=check_labels(options.labels, 1000, card.reference) or imagenet_labels())
     size = (options.image_size_px, options.image_size_px)

@@ -44,11 +44,13 @@ def load(card: ModelCard, name: str, options: TimmOptions, families: Iterable[Fa
     from polyadapt.model import build_model
 
     reference = f"timm:{name}"
-    backbone = build_backbone(name, options, reference)
+    backbone: Any = build_backbone(name, options, reference)
     family = family_of(backbone, "timm", families)
     labels = check_labels(options.labels, int(getattr(backbone, "num_classes", 0)), reference)
     task = make_task(family, options.task, labels=labels or (_own_labels(backbone) if options.pretrained else ()))
     spec, front = preprocessing(backbone, options.image_size_px)
+    # Families read the picture's size from here, so that the exported graph takes the pictures that the processor makes.
+    backbone.pretrained_cfg = {**dict(backbone.pretrained_cfg), "input_size": (spec["channels"], *spec["size_px"])}
     return build_model(family, backbone, task, make_processor(spec), reference=reference, front=front, licences=_licences(backbone, name, options.pretrained))
 
 

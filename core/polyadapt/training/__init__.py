@@ -13,6 +13,7 @@ from polyadapt.training.settings import TrainSettings
 if TYPE_CHECKING:
     from polyadapt.training.batches import Batch, TrainingData
     from polyadapt.training.estimation import Estimate, estimate
+    from polyadapt.training.features import frozen_features
     from polyadapt.training.fitting import fit, fit_form
     from polyadapt.training.form import TrainPlan, TrainResult, train_form
     from polyadapt.training.losses import Objective, objective_for
@@ -29,6 +30,7 @@ _PLACES = {
     "estimate": "estimation",
     "fit": "fitting",
     "fit_form": "fitting",
+    "frozen_features": "features",
     "objective_for": "losses",
     "train_form": "form",
 }
@@ -46,6 +48,7 @@ __all__ = [
     "estimate",
     "fit",
     "fit_form",
+    "frozen_features",
     "objective_for",
     "train_form",
 ]

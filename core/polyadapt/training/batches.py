@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -68,6 +68,7 @@ class Examples:
         self._pads_left = model.task.kind == "causal-lm" and model.processor.spec.get("pad_side") == "left"
         self._room = memory_bytes
         self._kept: dict[int, Prepared] = {}
+        self._recent: dict[int, Prepared] = {}
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -84,6 +85,8 @@ class Examples:
         """
         if row in self._kept:
             return self._kept[row]
+        if row in self._recent:
+            return self._recent[row]
         example = self.dataset[row]
         try:
             made = self._prepare(example)
@@ -104,12 +107,11 @@ class Examples:
         """The rows as one batch on the CPU, filled up to the longest among them and among `further` examples."""
         made = [*(self.arrays(row) for row in rows), *further]
         inputs = collate_inputs(self._processor, [inputs for inputs, _ in made])
-        return Batch({name: torch.from_numpy(value[: len(rows)]) for name, value in inputs.items()}, self.targets(rows, further), tuple(rows))
+        return Batch({name: torch.from_numpy(value[: len(rows)]) for name, value in inputs.items()}, self._targets(made, len(rows)), tuple(rows))
 
     def targets(self, rows: Sequence[int], further: Sequence[Prepared] = ()) -> dict[str, torch.Tensor]:
         """Only the targets of `batch`."""
-        made = [*(self.arrays(row) for row in rows), *further]
-        return {name: value[: len(rows)] for name, value in collate_targets([targets for _, targets in made], self._pads_left).items()}
+        return self._targets([*(self.arrays(row) for row in rows), *further], len(rows))
 
     def groups(self, rows: Sequence[int]) -> list[Sequence[int]]:
         """Rows that can stand in one batch without seeing each other.
@@ -119,10 +121,11 @@ class Examples:
         """
         if self._pads_exactly:
             return [rows]
+        made = {row: self.arrays(row) for row in rows}
         groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
-        for row in rows:
-            shapes = tuple(value.shape for name, value in self.arrays(row)[0].items() if name != DECODER_INPUT)
-            groups.setdefault(shapes, []).append(row)
+        for row, (inputs, _) in made.items():
+            groups.setdefault(tuple(value.shape for name, value in inputs.items() if name != DECODER_INPUT), []).append(row)
+        self._recent = made  # their batches are asked for next
         return list(groups.values())
 
     def longest(self) -> tuple[Prepared, ...]:
@@ -140,12 +143,18 @@ class Examples:
         rows = dict.fromkeys(row for key, (size, row) in best.items() if size > smallest[key])
         return tuple(self.arrays(row) for row in rows)
 
+    def _targets(self, made: Sequence[Prepared], size: int) -> dict[str, torch.Tensor]:
+        return {name: value[:size] for name, value in collate_targets([targets for _, targets in made], self._pads_left).items()}
+
 
 def pads_exactly(spec: Mapping[str, Any]) -> bool:
     """Whether rows of different sizes can be filled up to one size and still not see what was filled in."""
-    if spec.get("kind") == "parts":
+    kind = spec.get("kind")
+    if kind == "parts":
         return all(pads_exactly(part) for part in spec["parts"].values())
-    return spec.get("kind") == "image" or (spec.get("kind") == "text" and bool(spec["inputs"].get("mask")))
+    if kind == "array":
+        return all(isinstance(size, int) for size in spec["shape"])  # then all rows have one size
+    return kind == "image" or (kind == "text" and bool(spec["inputs"].get("mask")))
 
 
 def collate_inputs(processor: Any, made: Sequence[Arrays]) -> dict[str, np.ndarray]:
@@ -196,6 +205,7 @@ class Feed(Protocol):
     """Where batches come from and how the model answers them; caches of frozen prefixes are other feeds."""
 
     examples: Examples
+    epoch: int  # set by the loop, counted from 1; 0 outside of training
 
     def groups(self, rows: Sequence[int]) -> list[Sequence[int]]:
         """Rows that run in one forward pass."""
@@ -207,17 +217,23 @@ class Feed(Protocol):
         """The model's outputs."""
 
 
+Transform = Callable[[Batch, int], Batch]
+"""(batch on the CPU, epoch) -> what the model gets instead: noise, augmentation. Draws should follow from the epoch and the rows."""
+
+
 class PlainFeed:
     """Whole forward passes."""
 
-    def __init__(self, examples: Examples, module: torch.nn.Module, device: torch.device) -> None:
-        self.examples, self._module, self._device = examples, module, device
+    def __init__(self, examples: Examples, module: torch.nn.Module, device: torch.device, transform: Transform | None = None) -> None:
+        self.examples, self._module, self._device, self._transform = examples, module, device, transform
+        self.epoch = 0
 
     def groups(self, rows: Sequence[int]) -> list[Sequence[int]]:
         return self.examples.groups(rows) if rows else []
 
     def batch(self, rows: Sequence[int]) -> Batch:
-        return self.examples.batch(rows).to(self._device)
+        batch = self.examples.batch(rows)
+        return (batch if self._transform is None else self._transform(batch, self.epoch)).to(self._device)
 
     def forward(self, batch: Batch) -> Mapping[str, torch.Tensor]:
         outputs: Mapping[str, torch.Tensor] = self._module(**batch.inputs)

@@ -15,11 +15,12 @@ from polyadapt.edits.attach import Attachments
 from polyadapt.errors import UserError
 from polyadapt.model import Model
 from polyadapt.training import randomness
-from polyadapt.training.batches import Batch, Examples, Feed, HasParts, PlainFeed
+from polyadapt.training.batches import Batch, Examples, Feed, HasParts, PlainFeed, Transform
 from polyadapt.training.bypass import replaced
 from polyadapt.training.depth import find_depth
 from polyadapt.training.events import Event
 from polyadapt.training.modes import Switch
+from polyadapt.training.noising import Noising
 from polyadapt.training.prefix import Cache, Part, UnfitError
 from polyadapt.training.processes import Processes
 from polyadapt.training.run import Run
@@ -43,7 +44,7 @@ class Feeds:
     active: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 
 
-def make_feeds(model: Model, form: Form, attachments: Attachments, data: HasParts, run: Run, processes: Processes, switch: Switch) -> Feeds:
+def make_feeds(model: Model, form: Form, attachments: Attachments, data: HasParts, run: Run, processes: Processes, switch: Switch, transform: Transform | None = None) -> Feeds:
     """Feeds for a form that is attached.
 
     Raises:
@@ -52,12 +53,17 @@ def make_feeds(model: Model, form: Form, attachments: Attachments, data: HasPart
     settings = run.settings
     train = Examples(data.train, model, settings.memory_bytes)
     validation = None if data.validation is None else Examples(data.validation, model, settings.memory_bytes)
-    plain = Feeds(PlainFeed(train, model.module, processes.device), None if validation is None else PlainFeed(validation, model.module, processes.device))
+    if transform is None and model.task.kind == "denoising":
+        transform = Noising(model.task, run.seed)
+    validated = None if validation is None else PlainFeed(validation, model.module, processes.device, transform)
+    plain = Feeds(PlainFeed(train, model.module, processes.device, transform), validated)
     if form.edits():
         attachments.check_seen(plain.train.batch([0]).inputs)
     if settings.frozen_prefix == "off" or (settings.frozen_prefix == "auto" and _passes(run, len(train)) < 2):
         return plain
     try:
+        if transform is not None:
+            raise UnfitError("its inputs are drawn anew in every epoch")
         return _prefixed(model, attachments, train, validation, run, processes, switch)
     except UnfitError as error:
         if settings.frozen_prefix == "cache":

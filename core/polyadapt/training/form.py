@@ -16,7 +16,7 @@ from polyadapt.edits.attach import HOLDER, Attachments
 from polyadapt.errors import UserError
 from polyadapt.model import Model
 from polyadapt.training import randomness
-from polyadapt.training.batches import HasParts
+from polyadapt.training.batches import HasParts, Transform
 from polyadapt.training.checkpoint import clear_checkpoints, load_checkpoint
 from polyadapt.training.feeds import Feeds, make_feeds
 from polyadapt.training.keep import kept
@@ -60,6 +60,7 @@ class TrainPlan:
     Attributes:
         learning_rate, weight_decay: where the settings name none.
         objective: the loss; the task's usual one when None.
+        transform: what is done to every batch before the model sees it (noise, augmentation); the task's usual when None.
         decides: further values that decide the result, compared on resume.
         method: id for the events.
     """
@@ -67,6 +68,7 @@ class TrainPlan:
     learning_rate: float
     weight_decay: float = 0.0
     objective: Objective | None = None
+    transform: Transform | None = None
     decides: Mapping[str, Any] | None = None
     method: str = ""
 
@@ -97,7 +99,7 @@ def train_form(model: Model, form: Form, data: HasParts, run: Run, plan: TrainPl
             parameters = trainable(attachments, form)
             processes.copy_from_main(parameters)
             switch = training_modes(model, attachments, form)
-            feeds = make_feeds(model, form, attachments, data, run, processes, switch)
+            feeds = make_feeds(model, form, attachments, data, run, processes, switch, plan.transform)
             loop = Loop(_work(model, form, switch, parameters, feeds, run, plan), processes, run.emit, run.directory)
             _take_up(loop, run, processes)
             _announce(loop, plan.method, feeds.prefix)

@@ -93,6 +93,7 @@ class Loop:
 
     def _epoch(self) -> None:
         work, settings, progress = self.work, self.work.settings, self.progress
+        work.train.epoch = progress.epoch + 1
         batches = list(in_batches(order(self.size, work.seed, progress.epoch), settings.batch_size))
         while progress.batch < len(batches) and progress.step < self.steps:
             self._is_within_step = True

@@ -69,7 +69,7 @@ class PrefixFeed:
     """Batches of cached activations, answered by the upper part alone."""
 
     def __init__(self, part: Part, rows: Rows, lower: Lower, batch_size: int, device: torch.device) -> None:
-        self.examples = part.examples
+        self.examples, self.epoch = part.examples, 0
         self._rows, self._lower, self._device = rows, lower, device
         chunks = list(part.chunks(batch_size))
         targets = [part.examples.targets(chunk, part.further) for chunk in chunks]

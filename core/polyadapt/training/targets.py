@@ -35,7 +35,7 @@ def prepare_for(model: Model) -> Prepare:
         "seq2seq-lm": _translation,
         "transcription": _translation,
         "image-text": _pair,
-        "denoising": _tensors,
+        "denoising": _sample,
     }
     if model.task.kind not in makers:
         raise UserError(f"the common loop cannot make targets for task {model.task.kind!r}; it does: {', '.join(makers)}")
@@ -113,9 +113,19 @@ def _pair(model: Model) -> Prepare:
     return prepare
 
 
-def _tensors(model: Model) -> Prepare:
-    """Tables of ready tensors, with what the model should answer in the column `target`."""
-    return lambda example: (_inputs(model, {name: value for name, value in example.extra.items() if name != "target"} or example.raw), {"target": example.target})
+def _sample(model: Model) -> Prepare:
+    """A clean sample with its conditions in columns of their names; or a noisy one, with columns `timestep` and `target`."""
+    names = [spec.name for spec in model.signature.inputs if spec.name not in ("sample", "timestep")]
+
+    def prepare(example: Example) -> Prepared:
+        if lacking := [name for name in names if name not in example.extra]:
+            raise UserError(f"{example.source or example.id}: no column {lacking[0]!r}; found: {', '.join(example.extra) or 'none'}; the model needs {', '.join(names)}")
+        inputs = {"sample": np.asarray(example.raw, dtype=np.float32), **{name: np.asarray(example.extra[name], dtype=np.float32) for name in names}}
+        if "timestep" not in example.extra:
+            return inputs, {"target": inputs["sample"]}
+        return {**inputs, "timestep": np.asarray(example.extra["timestep"], dtype=np.int64)}, {"target": example.target}
+
+    return prepare
 
 
 def _inputs(model: Model, raw: Any) -> Arrays:

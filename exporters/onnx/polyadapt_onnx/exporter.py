@@ -170,7 +170,7 @@ def _merged(model: Model, named: tuple[str, Artifact], staging: Path, options: E
         write_graph(Traced(view.inner, view.signature, view.example(recipe.trace, generator), [], {}, recipe), path)
     graph = Graph(path)
     report = GateReport(recipe.tolerance, recipe.cause)
-    cases = [replace(case, slots={}) for case in _cases(model, view, recipe, name, name, artifact.edits, generator)]
+    cases = [replace(case, slots={}, artifact=None) for case in _cases(model, view, recipe, name, name, artifact.edits, generator)]
     check_parity(graph, cases, report)
     plain = _cases(model, view, recipe, "base", None, (), torch.Generator().manual_seed(options.seed + 1))[0]
     with attached(model, artifact.edits):

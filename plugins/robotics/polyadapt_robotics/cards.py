@@ -18,7 +18,7 @@ class TableWorldOptions(Options):
     rotation_deg: float = Field(0.0, ge=-180, le=180, description="how far the actuators are turned against the table: a command moves the gripper in another direction")
     goal_shift_x_m: float = Field(0.0, ge=-0.2, le=0.2, description="where the goal lies, seen from its marker: a camera that is not calibrated")
     goal_shift_y_m: float = Field(0.0, ge=-0.2, le=0.2, description="as goal_shift_x_m")
-    disturbance: float = Field(0.3, ge=0, le=1, description="deviation of noise on executed commands, as a share of full speed; the recorded action is the expert's own (DART, arXiv 1703.09327)")
+    disturbance: float = Field(0.3, ge=0, le=1, description="noise on what is carried out, as a share of full speed; recorded is what the expert meant (DART, arXiv 1703.09327)")
 
 
 class TablePolicyOptions(LoadOptions):

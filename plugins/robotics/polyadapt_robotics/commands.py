@@ -19,14 +19,15 @@ SCHEME = "table-world:"
 @click.command()
 @click.argument("policy", metavar="BUNDLE|REF|expert")
 @click.argument("world", metavar="WORLD")
-@click.option("--artifact", "artifacts", multiple=True, metavar="NAME", help="Of a bundle: a name; of a reference: an artifact's folder. May be given several times; a bundle's are all taken otherwise.")
+@click.option(
+    "--artifact", "artifacts", multiple=True, metavar="NAME", help="Name in a bundle, or folder of an artifact of REF. May be repeated; a bundle's are all taken otherwise."
+)
 @click.option("--episodes", default=200, show_default=True, type=click.IntRange(1, 100_000), help="How many; they run beside each other.")
 @click.option("--seed", default=1000, show_default=True, type=click.IntRange(0), help="Of the episodes; another one than that of the demonstrations.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def rollout(policy: str, world: str, artifacts: tuple[str, ...], episodes: int, seed: int, as_json: bool) -> None:
     """Let a policy act in WORLD, such as 'table-world:carry?rotation_deg=60', and count its successes."""
     from polyadapt.cli.context import print_json, print_table
-
     from polyadapt_robotics.demonstrations import parse_world, shift_of
     from polyadapt_robotics.rollout import roll_out
 
@@ -64,7 +65,11 @@ def _of_bundle(path: Path, artifacts: tuple[str, ...]) -> Iterator[tuple[str, Po
     bundle = Bundle(path, device="cpu")
     _check_inputs([(port.name, tuple(port.shape)) for port in bundle.manifest.graphs["model"].inputs], str(path))
     for name in (None, *(artifacts or bundle.artifacts())):
-        yield name or "base", lambda observations, name=name: bundle.run({"observation": observations}, name)["action"]
+
+        def act(observations: Any, name: str | None = name) -> Any:
+            return bundle.run({"observation": observations}, name)["action"]
+
+        yield name or "base", act
 
 
 def _of_reference(reference: str, artifacts: tuple[str, ...]) -> Iterator[tuple[str, Policy]]:

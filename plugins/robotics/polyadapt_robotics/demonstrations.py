@@ -12,7 +12,6 @@ import numpy.typing as npt
 from polyadapt.data.dataset import Dataset, Example
 from polyadapt.errors import UserError
 from polyadapt.options import read_options
-
 from polyadapt_robotics.cards import TableWorldOptions
 from polyadapt_robotics.expert import expert_actions
 from polyadapt_robotics.world import HORIZON_STEPS, Array, Shift, TableWorld
@@ -64,7 +63,7 @@ def demonstrate(task: str, episodes: int, seed: int, shift: Shift | None = None,
             break
     order = np.argsort(np.concatenate([row[2] for row in rows]), kind="stable")  # by episode, steps in order
     steps = np.concatenate([np.full(len(row[2]), row[3], dtype=np.int64) for row in rows])
-    observations, actions, episode = (np.concatenate([row[part] for row in rows])[order] for part in range(3))  # type: ignore[misc]
+    observations, actions, episode = (np.concatenate([row[part] for row in rows])[order] for part in range(3))
     return Demonstrations(observations, actions, episode, steps[order])
 
 

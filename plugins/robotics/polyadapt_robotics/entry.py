@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from polyadapt.data.card import ReaderCard
 from polyadapt.hookspecs import hookimpl
 from polyadapt.sources.card import ModelCard
-
 from polyadapt_robotics.cards import POLICY, TABLE_WORLD
 
 if TYPE_CHECKING:

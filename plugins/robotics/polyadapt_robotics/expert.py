@@ -60,7 +60,7 @@ def _push(world: TableWorld) -> Array:
 
 def _cut(way: Array) -> Array:
     """Vectors [episodes, 2] no longer than 1."""
-    return way / np.maximum(_length(way), np.float32(1))[:, None]
+    return (way / np.maximum(_length(way), 1.0)[:, None]).astype(np.float32)
 
 
 def _length(vectors: Array) -> Array:

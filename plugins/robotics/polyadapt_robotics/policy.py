@@ -27,7 +27,6 @@ from polyadapt.sources.families import family_by_id
 from polyadapt.sources.fetch import cache_directory
 from polyadapt.sources.processors import array_spec, make_processor
 from polyadapt.tensors import load_tensors, save_tensors
-
 from polyadapt_robotics.cards import TablePolicyOptions
 from polyadapt_robotics.demonstrations import demonstrate
 from polyadapt_robotics.world import ACTION_SIZE, OBSERVATION_SIZE, TASKS
@@ -110,7 +109,7 @@ def train_policy(policy: MlpPolicy, task: str, seed: int, how: Cloning) -> None:
         rows = torch.randint(len(observations), (how.batch_size,), generator=generator)
         error = (policy(observations[rows]) - actions[rows]) / policy.action_deviation  # (batch, action)
         optimiser.zero_grad(set_to_none=True)
-        error.square().mean().backward()  # type: ignore[no-untyped-call]
+        error.square().mean().backward()
         optimiser.step()
 
 

@@ -105,7 +105,7 @@ class TableWorld:
     def reached(self) -> npt.NDArray[np.bool_]:
         """Whether each episode's task is done at this moment: bool [episodes]."""
         what = self.gripper if self.task == "reach" else self.objects[:, 0]
-        is_there = np.square(what - self.goal).sum(1) < SUCCESS_M**2
+        is_there: npt.NDArray[np.bool_] = np.square(what - self.goal).sum(1) < SUCCESS_M**2
         return is_there & ~self.held if self.task == "carry" else is_there
 
     def turned_back(self, way: Array) -> Array:

@@ -53,6 +53,7 @@ def failing(error: BaseException) -> Any:
         (["plan", "polyadapt:tiny-vit", "lora", "-o", "rank"], "error: --option 'rank': expected KEY=VALUE"),
         (["plan", "polyadapt:tiny-vitt", "lora"], "error: unknown model 'polyadapt:tiny-vitt'; did you mean 'polyadapt:tiny-vit'"),
         (["fetch", "polyadapt:tiny-vit"], "error: polyadapt:tiny-vit needs no fetch"),
+        (["fetch", "data:sonic-pi"], "error: data:sonic-pi needs no fetch: Debian package sonic-pi-samples"),
         (["run", "no-such.toml"], "error: recipe no-such.toml: No such file"),
         (["verify", "no-such.bundle"], "error: "),
         (["new-plugin", "Bad_Name"], "error: plugin name 'Bad_Name': expected lower-case letters"),

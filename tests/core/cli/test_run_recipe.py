@@ -126,6 +126,7 @@ def events(out: Path, kind: str) -> list[dict[str, Any]]:
     return [event for event in EventLog(out / "work" / "lora" / "events.jsonl", resume=True).read() if event["kind"] == kind]
 
 
+@pytest.mark.slow
 def test_after_ctrl_c_and_a_kill_the_result_is_that_of_an_unbroken_run(finished: Path, recipe_path: Path, tmp_path: Path) -> None:
     out = tmp_path / "stopped"
     first = stop(recipe_path, out, 2, signal.SIGINT)
@@ -156,11 +157,15 @@ def test_a_directory_of_another_recipe_or_with_other_things_is_left_alone(finish
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.txt"]
 
 
-def test_private_examples_stay_out_of_the_report(recipe_path: Path, tmp_path: Path) -> None:
+def test_private_examples_stay_out_of_the_report_and_baselines_may_have_other_weights(recipe_path: Path, tmp_path: Path) -> None:
     quick = tmp_path / "quick.toml"
-    quick.write_text(recipe_path.read_text().replace("epochs = 12", "max_steps = 2"))
+    other = '[[arm]]\nname = "other-weights"\nmethod = "lora"\nsites = ["ffn.*"]\nrole = "baseline"\nmodel = { seed = 1 }\n[train]'
+    quick.write_text(recipe_path.read_text().replace("epochs = 12", "max_steps = 2").replace("[train]", other))
     assert main(["compare", str(quick), "--out", str(tmp_path / "run"), "--no-examples", "--json"]) == 0
     found = report(tmp_path / "run")
+    assert [(arm["name"], arm["role"]) for arm in found["arms"]][-1] == ("other-weights", "baseline")
+    lora, elsewhere = (next(arm for arm in found["arms"] if arm["name"] == name) for name in ("lora", "other-weights"))
+    assert lora["evaluation"]["value"] != elsewhere["evaluation"]["value"]
     assert found["examples"] == [] and all("predictions" not in arm["evaluation"] for arm in found["arms"])
 
 
@@ -187,6 +192,8 @@ def given(recipe_path: Path, old: str, new: str) -> Recipe:
         ("epochs = 12", "epoch = 12", "recipe \\[train\\] has no option 'epoch'; did you mean 'epochs'"),
         ('baselines = ["mean"]', 'baselines = ["meen"]', "unknown baseline 'meen'; did you mean 'mean'"),
         ('by = "random"', 'buy = "random"', "split has no option 'buy'; did you mean 'by'"),
+        ('name = "lora"', 'name = "lora"\nmodel = { seeed = 1 }', "arm 'lora', model 'polyadapt:tiny-mlp-policy' has no option 'seeed'; did you mean 'seed'"),
+        ('name = "lora"', 'name = "lora"\nmodel = { seed = 1 }', "arm 'lora' asks for another model"),
         ("npz:", "npzz:", "unknown reader 'npzz'; did you mean 'npz'"),
         ("tiny-mlp-policy", "tiny-mlp-polisy", "unknown model 'polyadapt:tiny-mlp-polisy'; did you mean 'polyadapt:tiny-mlp-policy'"),
     ],

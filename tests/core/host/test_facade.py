@@ -130,3 +130,21 @@ def test_texts_are_generated_token_by_token() -> None:
     assert longer.startswith(first) and len(longer) >= len(first) > 0
     drawn = {pa.infer(model, "hello", maximum_new_tokens=8, temperature=5.0, seed=seed)["text"] for seed in range(4)}
     assert len(drawn) > 1
+
+
+def test_decoders_are_scored_on_the_tokens_that_training_learns() -> None:
+    model = pa.load("polyadapt:tiny-t5")
+    texts = Dataset("texts", [Example("a", "one", text="two"), Example("b", "three", text="four five")], "text")
+    found = pa.evaluate(model, texts)
+    tokens = [prediction.numbers["tokens"] for prediction in found.predictions]
+    nll = [prediction.numbers["nll"] for prediction in found.predictions]
+    end = list(model.generation.get("eos_ids", []))[:1]
+    assert found.metric == "perplexity" and tokens == [len("two") + len(end), len("four five") + len(end)]  # a token a character
+    assert found.value == pytest.approx(np.exp(sum(nll) / sum(tokens)), rel=1e-9)
+    with torch.no_grad():  # the same by hand for the first text
+        ids = torch.tensor([model.processor.text.encode("two")[0] + end])
+        source = torch.tensor([model.processor.text.encode("one")[0]])
+        start = torch.tensor([(model.generation.get("start_ids") or [0])])
+        decoder = torch.cat([start, ids[:, :-1]], dim=1)
+        logits = model.module(input_ids=source, attention_mask=torch.ones_like(source), decoder_input_ids=decoder)["logits"]
+    assert nll[0] == pytest.approx(float(torch.nn.functional.cross_entropy(logits[0].double(), ids[0], reduction="sum")), rel=1e-5)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -235,24 +234,30 @@ def test_torchaudio_factories_bundles_and_local_weights(tmp_path: Path, monkeypa
 
 
 @pytest.fixture
-def dead_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """Every attempt to connect is recorded and fails."""
-    asked: list[Any] = []
+def hub(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """A hub that holds nothing; it notes for every question whether the network was allowed."""
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
-    def refuse(self: socket.socket, address: Any) -> None:
-        asked.append(address)
-        raise OSError("no network")
+    asked: list[bool] = []
 
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    yield asked
+    def absent(*_: Any, local_files_only: bool = False, **__: Any) -> str:
+        asked.append(not local_files_only)
+        raise LocalEntryNotFoundError("nothing here")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", absent)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", absent)
+    return asked
 
 
 @pytest.mark.parametrize("reference", ["timm:vit_tiny_patch16_224", "hf:somebody/some-model", "diffusers:somebody/some-model"])
-def test_nothing_is_downloaded_unless_allowed(reference: str, dead_network: list[Any]) -> None:
+def test_nothing_is_downloaded_unless_allowed(reference: str, hub: list[bool]) -> None:
     with pytest.raises(UserError, match="not on this machine; add .allow_download=true"):
         open_reference(reference)
-    assert dead_network == []
+    assert hub == [False]
+    with pytest.raises(UserError, match="could not be downloaded"):
+        open_reference(f"{reference}?allow_download=true")
+    assert hub == [False, True]
 
 
 @pytest.mark.parametrize(

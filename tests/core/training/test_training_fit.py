@@ -22,7 +22,7 @@ from polyadapt.edits import Edit, Form
 from polyadapt.errors import TrainingError, UserError
 from polyadapt.methods.base import Method
 from polyadapt.model import Model
-from polyadapt.testing.conformance import LABELS, example_of, state_of
+from polyadapt.testing.conformance import LABELS, state_of
 from polyadapt.training import Objective, TrainingData, TrainPlan, TrainSettings, estimate, fit, train_form
 from polyadapt.training.run import Run
 from polyadapt.training.watch import memory_error
@@ -37,10 +37,11 @@ def flags(model: Model) -> list[tuple[bool, ...]]:
     return [tuple(parameter.requires_grad for parameter in model.module.parameters()), tuple(module.training for module in model.module.modules())]
 
 
+CASES = [("efficientnet", "full", ("stage.1.*",)), ("vit", "lora", ("block.1.*",)), ("bert", "full", ("*",)), ("efficientnet", "linear_probe", ())]
+
+
 @pytest.mark.parametrize("prefix", ["off", "auto"])
-@pytest.mark.parametrize(
-    ("family", "method", "sites"), [("efficientnet", "full", ("stage.1.*",)), ("vit", "lora", ("block.1.*",)), ("bert", "full", ("*",)), ("efficientnet", "linear_probe", ())]
-)
+@pytest.mark.parametrize(("family", "method", "sites"), CASES)
 def test_fit_leaves_the_model_as_it_was(prefix: str, family: str, method: str, sites: tuple[str, ...], tiny: Tiny, labelled_rows: Rows, method_of: MethodOf) -> None:
     model, chosen = tiny(family), method_of(method)
     next(model.backbone.parameters()).requires_grad_(False)

@@ -14,7 +14,7 @@ from polyadapt.edits import Edit, Form
 from polyadapt.methods.base import Method, select_ops, usual_sites, weight_rows
 from polyadapt.methods.dora.card import DoraOptions
 from polyadapt.methods.lora.card import USUAL_SITES
-from polyadapt.methods.lora.method import LoraForm
+from polyadapt.methods.lora.method import LoraForm, ungrouped
 from polyadapt.model import Model
 from polyadapt.sites import OpPort, module_name
 
@@ -50,4 +50,5 @@ class Dora(Method):
     """The method `dora`."""
 
     def form(self, model: Model, options: DoraOptions, generator: torch.Generator) -> Form:
-        return DoraForm(select_ops(model, usual_sites(model, options.sites, "lowrank", USUAL_SITES), ("linear", "conv")), options, generator)
+        ports = select_ops(model, usual_sites(model, options.sites, "lowrank", USUAL_SITES))
+        return DoraForm(ports if options.sites else ungrouped(ports), options, generator)

@@ -16,6 +16,7 @@ from torch import nn
 from polyadapt.edits import Edit, Form
 from polyadapt.methods.base import Method, select_ops, usual_sites, weight_rows
 from polyadapt.methods.hydra.card import HydraOptions
+from polyadapt.methods.lora.method import ungrouped
 from polyadapt.model import Model
 from polyadapt.sites import OpPort, module_name
 
@@ -86,4 +87,4 @@ class Hydra(Method):
     def form(self, model: Model, options: HydraOptions, generator: torch.Generator) -> Form:
         ports = select_ops(model, usual_sites(model, options.sites, "lowrank", USUAL_SITES))
         # The sequential branch mixes all channels, which the kernel of a grouped convolution cannot hold.
-        return HydraForm([port for port in ports if getattr(port.module, "groups", 1) == 1], options, generator)
+        return HydraForm(ungrouped(ports), options, generator)

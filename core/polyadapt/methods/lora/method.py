@@ -48,7 +48,8 @@ class Lora(Method):
     """The method `lora`."""
 
     def form(self, model: Model, options: LoraOptions, generator: torch.Generator) -> Form:
-        return LoraForm(select_ops(model, usual_sites(model, options.sites, "lowrank", USUAL_SITES), ("linear", "conv", "embedding")), options, generator)
+        ports = select_ops(model, usual_sites(model, options.sites, "lowrank", USUAL_SITES), ("linear", "conv", "embedding"))
+        return LoraForm(ports if options.sites else ungrouped(ports), options, generator)
 
 
 def initial_a(port: OpPort, rank: int, generator: torch.Generator) -> torch.Tensor:
@@ -57,6 +58,11 @@ def initial_a(port: OpPort, rank: int, generator: torch.Generator) -> torch.Tens
         return torch.randn(port.in_features, rank, generator=generator)
     bound = 1.0 / math.sqrt(port.in_features)
     return (torch.rand(port.in_features, rank, generator=generator) * 2 - 1) * bound
+
+
+def ungrouped(ports: list[OpPort]) -> list[OpPort]:
+    """Ports without grouped (depthwise) convolutions: a low-rank kernel saves little there and costs a full convolution."""
+    return [port for port in ports if getattr(port.module, "groups", 1) == 1]
 
 
 def by_pattern(patterns: Mapping[str, Value], site: str, default: Value) -> Value:

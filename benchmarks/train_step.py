@@ -1,0 +1,205 @@
+"""One LoRA training step: Polyadapt's own step against a loop written by hand and against PEFT.
+
+Every side takes a batch out of memory, runs forward, loss, backward, clips the gradient to norm 1 and steps AdamW
+(fused). On timm's fused qkv Polyadapt and the hand-written layer adapt the query and value rows, PEFT can only adapt the
+whole projection: `vit-qv` therefore compares different adapters with PEFT, the other cases the same ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from measuring import Load, Report, Row, Side, Target, arguments_of, in_turns, median_interval
+from subjects import llama_135m, pictures, texts, vit_small, with_hand_written_lora, with_peft_lora
+from torch import nn
+from torch.nn import functional as F
+
+from polyadapt.methods.base import load_method
+from polyadapt.methods.lora.card import CARD as LORA
+from polyadapt.model import Model
+from polyadapt.training.feeds import make_feeds
+from polyadapt.training.form import attached, trainable
+from polyadapt.training.batches import TrainingData
+from polyadapt.training.losses import objective_for
+from polyadapt.training.modes import training_modes
+from polyadapt.training.processes import find_processes
+from polyadapt.training.run import Run
+from polyadapt.training.settings import TrainSettings
+from polyadapt.training.step import Stepper
+from polyadapt.training.work import Work
+
+RANK, ALPHA, RATE = 8, 16.0, 1e-3
+Step = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, the sites in Polyadapt's words, and the same layers in the library's."""
+
+    family: str
+    sites: tuple[str, ...]
+    targets: tuple[str, ...]
+    batch: int
+
+
+CASES = {
+    "vit-qv": Case("vit", ("attn.q", "attn.v"), ("attn.qkv",), 16),
+    "vit-mlp": Case("vit", ("attn.o", "ffn.up", "ffn.down"), ("attn.proj", "mlp.fc1", "mlp.fc2"), 16),
+    "llama-qv": Case("llama", ("attn.q", "attn.v"), ("q_proj", "v_proj"), 2),
+}
+SIDES = ("polyadapt", "by hand", "peft")
+
+
+def load(case: Case) -> tuple[Model, Any]:
+    """(model, data of four batches)."""
+    model = vit_small() if case.family == "vit" else llama_135m()
+    make = pictures if case.family == "vit" else texts
+    return model, make(model, 4 * case.batch)
+
+
+@contextlib.contextmanager
+def our_step(case: Case, model: Model, data: Any) -> Iterator[Step]:
+    """The step that `adapt` takes."""
+    settings = TrainSettings(batch_size=case.batch, frozen_prefix="off", device="cpu")
+    run, processes = Run(settings), find_processes("cpu", "no")
+    form = load_method(LORA).build(model, LORA.options(sites=case.sites, rank=RANK, alpha=ALPHA), torch.Generator().manual_seed(0))
+    with attached(model, form) as attachments:
+        switch = training_modes(model, attachments, form)
+        feeds = make_feeds(model, form, attachments, TrainingData(data), run, processes, switch)
+        work = Work(form.trained, form.load_trained, switch, trainable(attachments, form), feeds.train, None, objective_for(model.task), settings, RATE, 0.0, 0, {})
+        stepper, turn = Stepper(work, processes), iter(range(1 << 60))
+        switch(True)
+
+        def step() -> float:
+            start = next(turn) % 4 * case.batch
+            loss, _, _ = stepper.step(range(start, start + case.batch), RATE, False)
+            return float(loss)
+
+        yield step
+
+
+@contextlib.contextmanager
+def plain_step(case: Case, model: Model, data: Any, wrap: Callable[..., Any]) -> Iterator[Step]:
+    """A loop in plain PyTorch around a module that carries its own LoRA."""
+    module = wrap(model.backbone, case.targets, RANK, ALPHA)
+    inner = module.get_base_model() if hasattr(module, "get_base_model") else module
+    if case.family == "vit":
+        inner.head = nn.Linear(inner.embed_dim, len(model.task.labels))
+        nn.init.zeros_(inner.head.weight)
+        nn.init.zeros_(inner.head.bias)
+        labels = torch.tensor([model.task.labels.index(row.label) for row in data])
+        inputs = torch.stack([torch.from_numpy(model.processor(row.raw)["image"]) for row in data])
+        front: Any = model.module.front
+        # timm has no loop of its own: normalisation, forward and cross entropy as everybody writes them.
+        loss_of = lambda rows: F.cross_entropy(module(front(image=inputs[rows])["image"]), labels[rows])  # noqa: E731
+    else:
+        inputs = torch.stack([torch.from_numpy(row.raw) for row in data])
+        loss_of = lambda rows: module(input_ids=inputs[rows], attention_mask=torch.ones_like(inputs[rows]), labels=inputs[rows], use_cache=False).loss  # noqa: E731
+    module.train()
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    optimiser, turn = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0, fused=True), iter(range(1 << 60))
+
+    def step() -> float:
+        start = next(turn) % 4 * case.batch
+        loss = loss_of(torch.arange(start, start + case.batch))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        return float(loss.detach())
+
+    yield step
+
+
+def steps_of(case: Case, side: str, model: Model, data: Any) -> contextlib.AbstractContextManager[Step]:
+    """The step of one side."""
+    if side == "polyadapt":
+        return our_step(case, model, data)
+    return plain_step(case, model, data, with_hand_written_lora if side == "by hand" else with_peft_lora)
+
+
+def measure_times(name: str, arguments: argparse.Namespace, report: Report) -> None:
+    case = CASES[name]
+    model, data = load(case)
+    # The copies of the other sides are made before anything is attached.
+    with contextlib.ExitStack() as stack:
+        steps = {side: stack.enter_context(steps_of(case, side, model, data)) for side in reversed(SIDES)}
+        losses = {side: checked_loss(case, step) for side, step in steps.items()}
+        if max(losses.values()) - min(losses.values()) > 1e-5 * max(losses.values()):
+            raise RuntimeError(f"{name}: the sides do not compute the same loss: {losses}")
+        rounds = in_turns([Side(side, steps[side], arguments.threads, torch.set_num_threads) for side in SIDES], arguments.rounds, arguments.clock)
+    different = "PEFT adapts the whole qkv" if name == "vit-qv" else ""
+    report.rows.append(rounds.ratio("polyadapt", "by hand", f"{name}: time / by hand", Target(1.05), rounds.seconds("polyadapt")))
+    report.rows.append(rounds.ratio("polyadapt", "peft", f"{name}: time / PEFT", Target(1.05), different))
+    report.notes.append(f"{name}: the same loss on every side before the adapters move, {losses['polyadapt']:.6f}")
+
+
+def checked_loss(case: Case, step: Step) -> float:
+    """A loss that all sides must share, whatever their random factors: of the first step, and of the second where the first moves only the zero head."""
+    for _ in range(2 if case.family == "vit" else 1):
+        loss = float(step())  # type: ignore[arg-type]
+    return loss
+
+
+def measure_memory(name: str, repeats: int, report: Report) -> None:
+    """Peaks of resident memory of five steps, each side in processes of its own."""
+    peaks: dict[str, list[dict[str, float]]] = {side: [] for side in ("polyadapt", "peft")}
+    for _ in range(repeats):
+        for side, found in peaks.items():
+            done = subprocess.run([sys.executable, __file__, "--peak", name, side], capture_output=True, text=True, check=True)
+            found.append(json.loads(done.stdout.splitlines()[-1]))
+    for key, label, target in (("peak", "peak memory", Target(1.02)), ("steps", "memory of the steps alone", None)):
+        ratios = [ours[key] / theirs[key] for ours, theirs in zip(peaks["polyadapt"], peaks["peft"], strict=True)]
+        sizes = ", ".join(f"{side} {median_interval([found[key] for found in peaks[side]])[0]:.0f} MB" for side in peaks)
+        report.rows.append(Row(f"{name}: {label} / PEFT", *median_interval(ratios), "x", target, sizes))
+
+
+def peak(name: str, side: str) -> None:
+    """In a process of its own: five steps, and what they took."""
+    case = CASES[name]
+    torch.set_num_threads(1)
+    model, data = load(case)
+    with steps_of(case, side, model, data) as step:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+        for _ in range(5):
+            assert math.isfinite(float(step()))  # type: ignore[arg-type]
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"peak": after, "steps": after - resident, "before": before}))
+
+
+def main() -> int:
+    if "--peak" in sys.argv:
+        peak(*sys.argv[sys.argv.index("--peak") + 1 :][:2])
+        return 0
+
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--cases", nargs="+", choices=tuple(CASES), default=tuple(CASES), help="some of the cases")
+        parser.add_argument("--no-memory", action="store_true", help="leave the peaks of memory out")
+        parser.add_argument("--no-times", action="store_true", help="leave the times out")
+
+    arguments = arguments_of("LoRA training step against a hand-written loop and PEFT.", 20, add)
+    report = Report("train_step", "One LoRA training step (rank 8), random weights", is_trial=arguments.is_trial or arguments.no_times)
+    with Load() as load_of_others:
+        for name in arguments.cases:
+            if not arguments.no_times:
+                measure_times(name, arguments, report)
+            if not arguments.no_memory:
+                measure_memory(name, 3, report)
+    report.others = load_of_others.others
+    return report.finish(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Class means as prototypes, session by session."""

@@ -32,6 +32,7 @@ def replacing_directory(target: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
         raise
     retired: Path | None = None
+    staging.chmod(0o777 & ~_umask())
     if target.exists():
         retired = target.with_name(f".{target.name}.retired-{os.getpid()}")
         target.rename(retired)
@@ -50,6 +51,7 @@ def replacing_file(target: Path) -> Iterator[Path]:
         if staging.exists():
             with open(staging, "rb") as stream:
                 os.fsync(stream.fileno())
+            staging.chmod(0o666 & ~_umask())
         os.replace(staging, target)
     except OSError as error:
         staging.unlink(missing_ok=True)
@@ -94,6 +96,13 @@ def _staging(target: Path, directory: bool) -> Path:
         return Path(name)
     except OSError as error:
         raise _write_error(target, error) from error
+
+
+def _umask() -> int:
+    """The process's mask: temporary files are born private, finished ones get the usual rights."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _write_error(target: Path, error: OSError) -> UserError:

@@ -188,7 +188,7 @@ def polyadapt_adapt(model: Model, method: str, data: Any, options: AdaptOptions)
     Args:
         model: a loaded model; it must be left as it was found.
         method: id of the method.
-        data: a `polyadapt.data.Split` with the parts `train` and `validation`.
+        data: a `polyadapt.data.split.Parts` with the parts `train` and `validation`.
         options: the method's options, training settings, directory and the `emit` callback.
 
     Returns:
@@ -251,7 +251,9 @@ def polyadapt_event(event: Event) -> None:
     wrappers are not allowed here.
 
     Args:
-        event: `{"kind": …}` with plain values.
+        event: `{"kind": …}` with plain values. Training says `started`, `step`, `epoch`, `checkpoint` and `finished`
+            (`polyadapt.training.events` lists their values); a recipe says `arm` (name, state `started`,
+            `finished` or `kept`) and `export` (state `started` or `finished`).
 
     Returns:
         Nothing; a returned value is ignored.

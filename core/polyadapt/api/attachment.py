@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from polyadapt.edits import Form, attachments_of
 from polyadapt.errors import UserError
 from polyadapt.families.base import Family
 from polyadapt.families.card import FamilyCard
+from polyadapt.families.custom import custom_family, discover
 from polyadapt.host import Host
 from polyadapt.methods.base import load_method
 from polyadapt.methods.card import MethodCard
@@ -24,6 +26,9 @@ from polyadapt.sources.families import family_of
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -71,39 +76,79 @@ class Attached:
         attachments_of(self.root).remove(self.name)
 
 
-def attach(model: Model | nn.Module, method: str, *, name: str = "adapter", seed: int = 0, host: Host | None = None, **options: Any) -> Attached:
+def attach(
+    model: Model | nn.Module,
+    method: str,
+    *,
+    name: str = "adapter",
+    seed: int = 0,
+    ports: Mapping[str, str] | None = None,
+    example: Any = None,
+    host: Host | None = None,
+    **options: Any,
+) -> Attached:
     """Attach a method's trainable edits without training them.
 
     A library's own module is adapted in place: it keeps its class and its way of being called, its base is frozen,
     and the new parameters appear among its own, so that any trainer finds them.
 
     Args:
-        model: a loaded model, or a module of a library that some family knows.
+        model: a loaded model, a module of a library that some family knows, or any module with `ports` or `sites="auto"`.
         method: id of a method.
         name: of this attachment; several may be attached.
         seed: of the starting values.
+        ports: for a module of no known family: site -> path of a submodule.
+        example: inputs of the module (a tensor, a tuple or a mapping); every edit must be reached by it. With
+            `sites="auto"` it also finds the ports, which are logged before anything is attached.
         host: where the method is looked up.
         options: of the method.
 
     Raises:
-        UserError: nobody knows the method, it does not fit, or no family knows the module.
+        UserError: nobody knows the method, it does not fit, no family knows the module, or an edit is never reached.
     """
     used = host or installed_host()
     card = used.registry.methods.get(method).card
+    if not isinstance(model, Model) and options.get("sites") == "auto":
+        ports, options = found_ports(model, example), {**options, "sites": ("*",)}
     chosen = read_options(card.options, options, f"method {method!r}")
-    wrapped = model if isinstance(model, Model) else as_model(model, host=used)
+    wrapped = model if isinstance(model, Model) else as_model(model, ports=ports, host=used)
     root = wrapped.module if isinstance(model, Model) else model
     form = load_method(card).build(wrapped, chosen, torch.Generator().manual_seed(seed)).to(wrapped.device)
-    attachments_of(root, wrapped.ports, wrapped.backbone).add(name, form)
+    attachments = attachments_of(root, wrapped.ports, wrapped.backbone)
+    attachments.add(name, form)
+    if example is not None:
+        try:
+            attachments.check_seen(example)
+        except UserError:
+            attachments.remove(name)
+            raise
     return Attached(wrapped, root, form, name, card, chosen)
 
 
-def as_model(module: nn.Module, task: str = "", *, host: Host | None = None) -> Model:
+def found_ports(module: nn.Module, example: Any) -> dict[str, str]:
+    """Ports of an unknown module, found by running it on an example; what was found and refused is logged.
+
+    Raises:
+        UserError: no example was given, or nothing can be adapted.
+    """
+    if example is None:
+        raise UserError('sites="auto" watches a forward pass: pass example=… (a tensor, a tuple or a mapping of inputs)')
+    discovery = discover(module, example)
+    for path, why in discovery.refused.items():
+        _log.warning("no port at %s: %s", path, why)
+    if not discovery.found:
+        raise UserError("sites='auto' found nothing to adapt: no linear, convolution, embedding or norm is called in both modes")
+    _log.info("ports found: %s", ", ".join(discovery.found))
+    return {path: path for path in discovery.found}
+
+
+def as_model(module: nn.Module, task: str = "", *, ports: Mapping[str, str] | None = None, host: Host | None = None) -> Model:
     """Wrap a library's module as a model with the reference `module:<base_id>`.
 
     Args:
         module: of a class that a family's card names.
         task: what it is asked; the family's first task when empty.
+        ports: makes a family of its own for this module.
         host: whose families are looked through.
 
     Raises:
@@ -112,7 +157,7 @@ def as_model(module: nn.Module, task: str = "", *, host: Host | None = None) -> 
     from polyadapt_runtime.preprocess import Processor
 
     cards = [claim.card for claim in (host or installed_host()).registry.families.claims()]
-    family = _family(module, cards)
+    family = custom_family(module, ports) if ports is not None else _family(module, cards)
     model = build_model(family, module, Task(task or family.card.tasks[0]), Processor({"kind": "tensors"}, {}), reference="module:")
     model.reference = f"module:{model.base_id}"
     return model

@@ -106,3 +106,21 @@ def load_model(host: Host, reference: str, options: dict[str, Any], allow_downlo
     if allow_download and "allow_download" in known:
         options = {**options, "allow_download": True}
     return host.load(reference, options)
+
+
+def title_of(key: str) -> str:
+    """A key as a heading; its unit goes with the figure."""
+    return key.removesuffix("_bytes").replace("_", " ") if key != "seconds" else "time"
+
+
+def readable(key: str, value: Any) -> str:
+    """A figure with its unit; what is not known before a run is a dash."""
+    if value is None:
+        return "–"
+    if key.endswith("_bytes"):
+        return f"{value / 1e6:,.1f} MB"
+    if key == "seconds":
+        return f"{value:,.0f} s"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return ", ".join(value) if isinstance(value, list) else str(value)

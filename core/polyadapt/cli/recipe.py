@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from polyadapt.cli.context import download_option, host_of, print_facts, print_json, print_table
+from polyadapt.cli.context import download_option, host_of, print_facts, print_json, print_table, readable, title_of
 from polyadapt.errors import UserError
 
 if TYPE_CHECKING:
@@ -103,24 +103,7 @@ def _print_estimate(found: dict[str, Any], as_json: bool) -> None:
     arms = found["arms"]
     examples = ", ".join(f"{count} {part}" for part, count in found["examples"].items())
     shown = {**found, "examples": examples, "arms": ""}
-    print_facts((_title(key), _readable(key, value)) for key, value in shown.items())
+    print_facts((title_of(key), readable(key, value)) for key, value in shown.items())
     click.echo()
     columns = list(arms[0])
-    print_table(map(_title, columns), ([_readable(column, row[column]) for column in columns] for row in arms))
-
-
-def _title(key: str) -> str:
-    return key.removesuffix("_bytes").replace("_", " ") if key != "seconds" else "time"
-
-
-def _readable(key: str, value: Any) -> str:
-    """A figure with its unit; what is not known before a run is a dash."""
-    if value is None:
-        return "–"
-    if key.endswith("_bytes"):
-        return f"{value / 1e6:,.1f} MB"
-    if key == "seconds":
-        return f"{value:,.0f} s"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return ", ".join(value) if isinstance(value, list) else str(value)
+    print_table(map(title_of, columns), ([readable(column, row[column]) for column in columns] for row in arms))

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from polyadapt.cli.context import download_option, host_of, load_model, option_pairs, parse_pairs, print_facts, print_json
+from polyadapt.cli.context import download_option, host_of, load_model, option_pairs, parse_pairs, print_facts, print_json, readable, title_of
 from polyadapt.errors import UserError
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -51,7 +51,7 @@ def adapt(ctx: click.Context, /, **given: Any) -> None:
     options, train = parse_pairs(given["options"], "--option"), parse_pairs(given["train"], "--train")
     if given["dry_run"]:
         found = estimate_adaptation(host, model, given["method"], options, train, parts)
-        print_json(found) if given["as_json"] else print_facts(found.items())
+        print_json(found) if given["as_json"] else print_facts((title_of(key), readable(key, value)) for key, value in found.items())
         return
     with showing(given["as_json"]) as emit:
         artifact = api.adapt_parts(model, given["method"], parts, options, train, directory=checkpoints, resume=given["resume"], emit=emit, host=host)

@@ -8,7 +8,7 @@ removes the hooks and leaves the root as it was, bit for bit.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from polyadapt.edits.hooks import Hooks
 from polyadapt.edits.kinds import kind_of
 from polyadapt.edits.patches import BaseParameters
 from polyadapt.errors import UserError, unknown
+from polyadapt.families.custom import call
 from polyadapt.sites import Ports
 
 HOLDER = "polyadapt"
@@ -46,6 +47,10 @@ class Attachments(nn.Module):
         self._required: dict[int, bool] = {}
         self._modes: dict[int, bool] = {}
         self.context: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The input unchanged: a root that is an `nn.Sequential` calls whatever it holds."""
+        return x
 
     @property
     def root(self) -> nn.Module:
@@ -121,8 +126,10 @@ class Attachments(nn.Module):
         finally:
             self._seen = None
 
-    def check_seen(self, inputs: Mapping[str, torch.Tensor]) -> None:
+    def check_seen(self, inputs: Any) -> None:
         """Dry forwards in training and evaluation mode; every active edit must be applied in both.
+
+        `inputs` are a mapping of named tensors, a tuple of positional ones, or one tensor.
 
         Raises:
             UserError: naming the sites that a forward never reached.
@@ -133,7 +140,7 @@ class Attachments(nn.Module):
             for mode in (True, False):
                 self.train(mode)
                 with torch.no_grad(), self.counting() as seen:
-                    self.root(**inputs)
+                    call(self.root, inputs)
                 missing = sorted(key for _, key in wanted - seen)
                 if missing:
                     raise UserError(

@@ -160,7 +160,7 @@ def _transcribe(model: Model, dataset: Dataset, batch_size: int) -> list[Predict
     """Best path of connectionist temporal classification: repeats merge, blanks go."""
     vocabulary = model.task.labels
     details: Mapping[str, Any] = model.task.details
-    blank, separator = int(details.get("blank", 0)), str(details.get("separator", "|"))
+    blank, separator = int(details.get("blank_id", 0)), str(details.get("separator", "|"))
     predictions = []
     for example in dataset:
         if example.text is None:

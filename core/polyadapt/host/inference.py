@@ -99,7 +99,7 @@ def _read(model: Model, row: Mapping[str, np.ndarray], top: int) -> dict[str, An
         return {"label": best.label, "score": best.score, "top": [list(pair) for pair in best.top]}
     if kind == "ctc":
         details: Mapping[str, Any] = model.task.details
-        spec = {"kind": "ctc", "blank_id": details.get("blank", 0), "separator": details.get("separator", "|")}
+        spec = {"kind": "ctc", "blank_id": details.get("blank_id", 0), "separator": details.get("separator", "|")}
         return {"text": interpret(row, spec, model.task.labels or tuple(details.get("vocabulary", ())), top)}
     return dict(row)
 

@@ -64,16 +64,21 @@ class Bench:
         """The result of an arm, from an earlier run where that finished it."""
         stored = self.directory.result(arm.name)
         if self.resume and stored.is_file():
-            self.emit({"kind": "arm", "name": arm.name, "state": "kept"})
+            self.announce({"kind": "arm", "name": arm.name, "state": "kept"})
             return self._stored(arm)
-        self.emit({"kind": "arm", "name": arm.name, "state": "started"})
+        self.announce({"kind": "arm", "name": arm.name, "state": "started"})
         result = self._plain(arm) if arm.is_plain else self._trained(arm)
         assert isinstance(result.evaluation, Evaluation)
         row = {**result.to_dict(predictions=False), "evaluation": None, "predictions": [prediction.to_dict() for prediction in result.evaluation.predictions]}
         write_json(stored, row)
         clear(self.directory.training(arm.name))
-        self.emit({"kind": "arm", "name": arm.name, "state": "finished", "metric": result.evaluation.metric, "value": result.evaluation.value})
+        self.announce({"kind": "arm", "name": arm.name, "state": "finished", "metric": result.evaluation.metric, "value": result.evaluation.value})
         return result
+
+    def announce(self, event: Event) -> None:
+        """Tell the listener and every plugin; events of training reach the plugins by the host's `adapt`."""
+        self.emit(event)
+        self.host.event(event)
 
     def artifact(self, arm: Arm) -> Artifact:
         """The saved artifact of a finished arm."""

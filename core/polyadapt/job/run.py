@@ -99,7 +99,7 @@ def run_recipe(
     results = [bench.measure(arm) for arm in prepared.arms]
     bundle = None
     if has_export and recipe.export is not None:
-        bundle = _export(bench, prepared, emit)
+        bundle = _export(bench, prepared)
     result = describe(recipe, prepared, results, bundle, examples)
     write_report(result, root, examples)
     return result
@@ -155,7 +155,7 @@ def comparisons(results: list[ArmResult], seed: int) -> list[Comparison]:
     return found
 
 
-def _export(bench: Bench, prepared: Prepared, emit: Callable[[Event], None]) -> dict[str, Any]:
+def _export(bench: Bench, prepared: Prepared) -> dict[str, Any]:
     """Export the arms, prove the bundle with the runtime alone, and time it."""
     from polyadapt_runtime import Bundle
 
@@ -164,7 +164,7 @@ def _export(bench: Bench, prepared: Prepared, emit: Callable[[Event], None]) -> 
     target = bench.directory.root / section.directory
     arms = [arm for arm in prepared.arms if arm.role == "arm"]
     if not (bench.resume and (target / "manifest.json").is_file()):
-        emit({"kind": "export", "state": "started", "form": section.form})
+        bench.announce({"kind": "export", "state": "started", "form": section.form})
         artifacts = {arm.name: bench.artifact(arm) for arm in arms}
         bench.host.export(bench.model, artifacts, target, section.target, {"form": section.form, **section.options})
     opened = Bundle(target, device="cpu")
@@ -174,7 +174,7 @@ def _export(bench: Bench, prepared: Prepared, emit: Callable[[Event], None]) -> 
         raise ExportError(f"{target}: the self-test failed in case {worst.case!r}: {worst.output} differs by {worst.error:.2e}, allowed is {worst.tolerance:.0e}")
     parity = {"ok": proof.ok, "max_relative_error": max(case.error for case in proof.cases), "tolerance": max(case.tolerance for case in proof.cases)}
     latency_ms = _latency_ms(opened, prepared.parts.test, arms[0].name if arms and section.form == "slots" else None)
-    emit({"kind": "export", "state": "finished", "cases": len(proof.cases), **parity})
+    bench.announce({"kind": "export", "state": "finished", "cases": len(proof.cases), **parity})
     return {"path": section.directory, "form": section.form, "parity": parity, "latency_ms": latency_ms}
 
 

@@ -49,7 +49,7 @@ def objective_for(task: Task) -> Objective:
         "causal-lm": Objective(next_token_loss, _next_tokens, {"token_accuracy": next_token_hits}),
         "seq2seq-lm": Objective(token_loss, _tokens, {"token_accuracy": token_hits}),
         "transcription": Objective(token_loss, _tokens, {"token_accuracy": token_hits}),
-        "ctc": Objective(ctc_loss_with(int(str(task.details.get("blank", 0)))), _tokens),
+        "ctc": Objective(ctc_loss_with(int(str(task.details.get("blank_id", 0)))), _tokens),
         "control": Objective(squared_error, _rows),
         "denoising": Objective(squared_error, _rows),
         "image-text": Objective(contrastive_loss, _rows, is_separable=False),

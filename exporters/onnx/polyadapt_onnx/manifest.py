@@ -52,12 +52,14 @@ def write_bundle_files(
         "slots": describe(groups),
         "artifacts": described,
         "preprocess": dict(model.processor.spec) if model.processor is not None else None,
-        "postprocess": {"kind": model.task.kind},
+        "postprocess": postprocess(model),
         "assets": assets,
         "licences": model.licences,
         "versions": versions(),
         "parity": {"ok": report.ok, "max_relative_error": report.max_error, "tolerance": report.tolerance, "cause": report.cause},
     }
+    if model.generation:
+        manifest["generation"] = dict(model.generation)
     if model.task.kind == "causal-lm":
         layers, heads, size = model.family.cache_shape(model.backbone)
         manifest["generation"] = {**model.generation, "past": {"layers": layers, "heads": heads, "head_size": size}}
@@ -66,6 +68,12 @@ def write_bundle_files(
         path.relative_to(staging).as_posix(): {"sha256": sha256_file(path), "size": path.stat().st_size} for path in sorted(staging.rglob("*")) if path.is_file()
     }
     write_json(staging / "manifest.json", manifest)
+
+
+def postprocess(model: Model) -> dict[str, Any]:
+    """How the runtime turns outputs into an answer."""
+    details = model.task.details
+    return {"kind": model.task.kind, **{name: details[name] for name in ("blank_id", "separator", "vocabulary") if name in details}}
 
 
 def describe_graph(staging: Path, signature: Signature, recipe: ExportRecipe, model: Model) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import pytest
 
 from polyadapt.cli import main
 from polyadapt.errors import UserError
+from polyadapt.hookspecs import hookimpl
 from polyadapt.host import Host
 from polyadapt.job.directory import EventLog
 from polyadapt.job.run import prepare, run_recipe
@@ -210,3 +211,23 @@ def test_a_base_without_the_classes_is_no_baseline(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="baseline 'frozen': polyadapt:tiny-vit has no class '0'"):
         prepare(parse_recipe({**table, "evaluate": {"baselines": ["frozen"]}}), host)
     assert [arm.method for arm in prepare(parse_recipe(table), host).arms] == ["majority", "linear-probe", "lora"]
+
+
+class Listener:
+    """A plugin that hears everything."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, str]] = []
+
+    @hookimpl
+    def polyadapt_event(self, event: Any) -> None:
+        self.heard.append((event["kind"], event.get("state", "")))
+
+
+def test_plugins_hear_of_arms_and_of_each_training_event_once(recipe_path: Path, tmp_path: Path) -> None:
+    listener = Listener()
+    host = Host(plugins=[("listener", listener)])
+    run_recipe(given(recipe_path, "epochs = 12", "max_steps = 3"), tmp_path / "run", host, has_export=False)
+    kinds = [kind for kind, _ in listener.heard]
+    assert listener.heard[:2] == [("arm", "started"), ("arm", "finished")]
+    assert kinds.count("arm") == 6 and kinds.count("started") == 2 and kinds.count("finished") == 2

@@ -79,7 +79,9 @@ class WhisperFamily(Family):
             return {"features": hidden.mean(dim=1)}  # (batch, width)
         if not hasattr(backbone, "proj_out"):
             raise UserError("task 'transcription' needs a decoder with token scores, found a Whisper backbone without them; load WhisperForConditionalGeneration")
-        states = backbone.model.decoder(input_ids=inputs["decoder_input_ids"], encoder_hidden_states=hidden, use_cache=False).last_hidden_state
+        tokens = inputs["decoder_input_ids"]
+        # Without a mask the library looks for several texts packed into one row, and what it finds there cannot be traced.
+        states = backbone.model.decoder(input_ids=tokens, attention_mask=torch.ones_like(tokens), encoder_hidden_states=hidden, use_cache=False).last_hidden_state
         return {"logits": backbone.proj_out(states)}  # (batch, tokens, vocabulary)
 
     def feature_size(self, backbone: Any) -> int:

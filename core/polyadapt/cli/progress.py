@@ -28,7 +28,8 @@ class Lines:
                 click.echo(f"  step {event.get('step')}/{event.get('steps')}  loss {_number(event.get('loss'))}  {_left(event)}", err=True)
         elif kind == "epoch":
             validation = _metrics(event.get("validation"))
-            click.echo(f"  epoch {event.get('epoch')}  loss {_number(event.get('loss'))}{validation}", err=True)
+            loss = f"  loss {_number(event['loss'])}" if "loss" in event else ""
+            click.echo(f"  epoch {event.get('epoch')}{loss}{validation}", err=True)
         elif line := describe(event):
             click.echo(line, err=True)
 

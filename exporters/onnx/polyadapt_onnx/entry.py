@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from polyadapt.model import Model
 
 
+HOOK_API_RANGE = (1, 1)
+
+
 @hookimpl
 def polyadapt_export(model: Model, artifacts: Mapping[str, Artifact], target: str, directory: Path, options: Mapping[str, Any]) -> Any:
     """Write a bundle; `form` is taken from the options."""

@@ -85,5 +85,6 @@ def test_the_check_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_the_check_takes_names_of_installed_plugins() -> None:
     assert "lora" in check_plugin("core").registered["methods"]
+    assert check_plugin("onnx").registered == {"models": [], "families": [], "methods": [], "readers": []}
     with pytest.raises(PluginError, match="no installed plugin is called 'corr'; did you mean 'core'"):
         check_plugin("corr")

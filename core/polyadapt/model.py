@@ -115,7 +115,7 @@ class Model:
 
     def example(self, sizes: Mapping[str, int], generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Seeded inputs of the given sizes, as `module` takes them (before the front end)."""
-        front = self.module.front
+        front: Any = self.module.front
         if front is not None and hasattr(front, "example"):
             made: dict[str, torch.Tensor] = front.example(sizes, generator, self.family, self.backbone, self.task)
             return made
@@ -147,9 +147,10 @@ def build_model(
     identity = base_id(family.card.id, family.config(backbone), backbone, family.head_parameters(backbone))
     ports = resolve(family.card, backbone, task.kind)
     head = None
+    around: Any = front
     signature = family.signature(backbone, task)
     if front is not None and hasattr(front, "signature"):
-        signature = front.signature(signature)
+        signature = around.signature(signature)
     if task.kind == "classification":
         head = _base_head(family, backbone)
         ports.head = HeadPort("head", head, head.weight.shape[0], head.weight.shape[1])

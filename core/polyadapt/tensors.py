@@ -85,9 +85,9 @@ def _digest(tensor: torch.Tensor) -> bytes:
     return digest.digest()
 
 
-def _bytes(tensor: torch.Tensor) -> bytes | memoryview:
+def _bytes(tensor: torch.Tensor) -> bytes:
     import torch
 
     if tensor.numel() == 0:
         return b""
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return bytes(tensor.reshape(-1).view(torch.uint8).numpy().data)

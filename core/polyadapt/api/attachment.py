@@ -15,13 +15,13 @@ from polyadapt.edits import Form, attachments_of
 from polyadapt.errors import UserError
 from polyadapt.families.base import Family
 from polyadapt.families.card import FamilyCard
-from polyadapt.families.custom import custom_family, discover
 from polyadapt.host import Host
 from polyadapt.methods.base import load_method
 from polyadapt.methods.card import MethodCard
 from polyadapt.model import Model, build_model
 from polyadapt.options import Options, read_options
 from polyadapt.signature import Task
+from polyadapt.sources.custom import custom_family, discover
 from polyadapt.sources.families import family_of
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from polyadapt.edits.hooks import Hooks
 from polyadapt.edits.kinds import kind_of
 from polyadapt.edits.patches import BaseParameters
 from polyadapt.errors import UserError, unknown
-from polyadapt.families.custom import call
 from polyadapt.sites import Ports
+from polyadapt.sources.custom import call
 
 HOLDER = "polyadapt"
 

@@ -95,7 +95,7 @@ class Lowered(Form):
 
     def _structure(self, site: str, kind: str, variant: str) -> nn.Module | None:
         key = legal_name(Edit(site, kind, {}, variant).key)
-        return self.structures[key] if key in self.structures else None
+        return self.structures[key] if key in self.structures else None  # noqa: SIM401 (a ModuleDict has no get)
 
 
 class Composite(Form):

@@ -6,7 +6,7 @@ Order at one module: input scales, the op itself, edits of its sites, then edits
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,17 +15,15 @@ from torch.nn import functional as F
 from polyadapt.edits.attention import AttentionInterception
 from polyadapt.edits.edit import Edit
 from polyadapt.edits.kinds import kind_of
+from polyadapt.edits.source import EditSource
 from polyadapt.edits.streams import StreamHooks
 from polyadapt.sites import AttentionPort, HeadPort, OpPort, SpanPort
-
-if TYPE_CHECKING:
-    from polyadapt.edits.attach import Attachments
 
 
 class Hooks:
     """All hooks of one root; `install` returns the handles that remove them."""
 
-    def __init__(self, attachments: Attachments) -> None:
+    def __init__(self, attachments: EditSource) -> None:
         self._attachments = attachments
         self._inputs: dict[str, torch.Tensor] = {}
         self._entered: dict[int, list[AttentionInterception | None]] = {}
@@ -99,7 +97,7 @@ class Hooks:
             mode = AttentionInterception(edits, self._attachments.context, self._attachments.saw) if edits else None
             self._entered.setdefault(id(module), []).append(mode)
             if mode is not None:
-                mode.__enter__()
+                mode.__enter__()  # type: ignore[no-untyped-call]
 
         return hook
 
@@ -108,12 +106,12 @@ class Hooks:
             entered = self._entered.get(id(module))
             mode = entered.pop() if entered else None
             if mode is not None:
-                mode.__exit__(None, None, None)
+                mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
         return hook
 
 
-def apply_at_op(attachments: Attachments, sites: list[OpPort], x: Any, output: torch.Tensor) -> torch.Tensor:
+def apply_at_op(attachments: EditSource, sites: list[OpPort], x: Any, output: torch.Tensor) -> torch.Tensor:
     """Output of an op with the edits of its sites; slices of fused projections are cut out and put back."""
     work = [(port, [edit for edit in attachments.edits_at("op", port.site) if edit.variant != "input"]) for port in sites]
     work = [(port, edits) for port, edits in work if edits]
@@ -129,7 +127,7 @@ def apply_at_op(attachments: Attachments, sites: list[OpPort], x: Any, output: t
     return h
 
 
-def _apply_to_rows(attachments: Attachments, parts: dict[Any, tuple[OpPort, list[Edit]]], x: Any, h: torch.Tensor) -> torch.Tensor:
+def _apply_to_rows(attachments: EditSource, parts: dict[Any, tuple[OpPort, list[Edit]]], x: Any, h: torch.Tensor) -> torch.Tensor:
     dim = next(iter(parts.values()))[0].channel_dim % h.dim()
     pieces, position = [], 0
     for (start, stop), (port, edits) in sorted(parts.items()):
@@ -142,7 +140,7 @@ def _apply_to_rows(attachments: Attachments, parts: dict[Any, tuple[OpPort, list
     return torch.cat(pieces, dim=dim)
 
 
-def apply_edits(attachments: Attachments, edits: list[Edit], x: torch.Tensor, h: torch.Tensor, port: Any) -> torch.Tensor:
+def apply_edits(attachments: EditSource, edits: list[Edit], x: torch.Tensor, h: torch.Tensor, port: Any) -> torch.Tensor:
     """Apply edits of one port in order; x is dropped out for edits that ask for it while training."""
     for edit in edits:
         source = F.dropout(x, edit.dropout) if edit.dropout and attachments.training else x

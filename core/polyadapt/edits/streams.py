@@ -10,23 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import is_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from polyadapt.edits.kinds.prepend import Prepend
+from polyadapt.edits.source import EditSource
 from polyadapt.sites import StreamPort
-
-if TYPE_CHECKING:
-    from polyadapt.edits.attach import Attachments
 
 
 class StreamHooks:
     """Hooks of all streams of one root."""
 
-    def __init__(self, attachments: Attachments) -> None:
+    def __init__(self, attachments: EditSource) -> None:
         self._attachments = attachments
         self._prepend = Prepend()
 

@@ -139,7 +139,7 @@ def _lora_checkpoint(artifact: Artifact, model: Model) -> tuple[dict[str, torch.
         if port.kind == "conv" and is_dora:
             raise UserError("DoRA on convolutions cannot be written for PEFT; LoRA on convolutions can")
         a = torch.cat([edit.tensors["a"] for _, edit in work], dim=1)  # (in, all r)
-        rows = port.module.weight.shape[1 if port.transposed else 0]
+        rows = _rows(port)
         b = torch.cat([_placed(edit.tensors["b"], each, rows) for each, edit in work], dim=0)  # (all r, rows)
         ranks[path] = a.shape[1]
         turned = turned or port.transposed
@@ -187,7 +187,7 @@ def _ia3_checkpoint(artifact: Artifact, model: Model) -> tuple[dict[str, torch.T
             tensors[f"{PREFIX}{port.path}.ia3_l"] = edit.tensors["g"][None, :]
             continue
         name = f"{PREFIX}{port.path}.ia3_l"
-        rows = port.module.weight.shape[1 if port.transposed else 0]
+        rows = _rows(port)
         vector = tensors.get(name, torch.ones(rows, 1))
         start, stop = port.rows or (0, rows)
         vector[start:stop, 0] = edit.tensors["g"]
@@ -204,6 +204,12 @@ def _grouped(edits: Iterable[Edit], model: Model) -> dict[str, list[tuple[OpPort
             port = model.ports.ops[edit.site]
             found.setdefault(port.path, []).append((port, edit))
     return found
+
+
+def _rows(port: OpPort) -> int:
+    """Output features of the whole module, other slices included."""
+    module: Any = port.module
+    return int(module.weight.shape[1 if port.transposed else 0])
 
 
 def _placed(b: torch.Tensor, port: OpPort, rows: int) -> torch.Tensor:

@@ -69,7 +69,14 @@ class PlanRow:
     folds: bool
 
     def to_dict(self) -> dict[str, Any]:
-        return {"site": self.site, "kind": self.kind, "variant": self.variant, "shapes": {name: list(shape) for name, shape in self.shapes.items()}, "values": self.values, "folds": self.folds}
+        return {
+            "site": self.site,
+            "kind": self.kind,
+            "variant": self.variant,
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            "values": self.values,
+            "folds": self.folds,
+        }
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ def _check_gradients(model: Model, form: Form, inputs: Mapping[str, torch.Tensor
     # A unit of a tiny network may sleep behind its activation at one state; not at every one of these.
     for seed in range(2, 2 + GRADIENT_TRIES):
         attachments_of(model.module).root.zero_grad(set_to_none=True)
-        _loss(model.module(**inputs)).backward()
+        _loss(model.module(**inputs)).backward()  # type: ignore[no-untyped-call]
         dead -= {name for name, parameter in form.named_parameters() if parameter.grad is not None and bool(parameter.grad.abs().max() > 0)}
         if not dead:
             break
@@ -157,7 +157,7 @@ def _one_step(model: Model, inputs: Mapping[str, torch.Tensor]) -> None:
     optimiser = torch.optim.AdamW(attachments_of(model.module).trainable(), lr=1e-2)
     optimiser.zero_grad(set_to_none=True)
     model.module.train()
-    _loss(model.module(**inputs)).backward()
+    _loss(model.module(**inputs)).backward()  # type: ignore[no-untyped-call]
     optimiser.step()
     model.module.eval()
 

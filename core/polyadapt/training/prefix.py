@@ -123,14 +123,15 @@ class Cache:
         fits = size <= self.memory_bytes
         if not fits and self.directory is None:
             raise UnfitError(f"its activations take {size / 1e9:.2f} GB, more than train.memory_bytes, and the run has no directory for them")
-        return [PrefixFeed(part, self._rows(lower, part, first, fits), lower, self.batch_size, self.processes.device) for part in parts]
+        return [PrefixFeed(part, self._rows(lower, part, first, fits, part is parts[0]), lower, self.batch_size, self.processes.device) for part in parts]
 
     def _compute(self, lower: Lower, part: Part, rows: Sequence[int]) -> torch.Tensor:
         with torch.no_grad(), self.processes.autocast(self.precision):
             return lower.compute(part, rows)
 
-    def _rows(self, lower: Lower, part: Part, first: torch.Tensor, fits: bool) -> Rows:
-        pieces = (self._compute(lower, part, rows) for rows in part.chunks(self.batch_size))
+    def _rows(self, lower: Lower, part: Part, first: torch.Tensor, fits: bool, begins: bool) -> Rows:
+        # The first piece of the first part has been computed, to know the size.
+        pieces = (first if begins and rows[0] == 0 else self._compute(lower, part, rows) for rows in part.chunks(self.batch_size))
         if self.directory is None:
             return RowsInMemory(torch.cat(list(pieces)))
         folder = self.directory / FOLDER

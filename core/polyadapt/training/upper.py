@@ -10,11 +10,13 @@ from torch import nn
 
 from polyadapt.model import Model
 from polyadapt.sites import stack
-from polyadapt.training.bypass import Now, Shape, front, given, passing, replaced, shape_of, zeros
+from polyadapt.training.bypass import Now, front, given, passing, replaced, shape_of, zeros
 from polyadapt.training.depth import Depth
 from polyadapt.training.prefix import Lower, Part, UnfitError
 
 TOLERANCE = 1e-6  # relative to the greatest value of the whole forward pass
+
+MISFITS = (RuntimeError, ValueError, IndexError, TypeError, AttributeError, KeyError)  # what a net raises that stand-ins do not fit
 
 Answers = dict[str, Callable[..., Any]]
 
@@ -50,78 +52,78 @@ def upper_blocks(model: Model, depth: Depth, part: Part, device: torch.device) -
     if len(part.examples.groups(range(len(part.examples)))) > 1:
         raise UnfitError("its examples differ in length, and what fills them up is not masked")
     now = Now()
-    answers, dropped = _answers(model, depth, part, device, now)
-    module, last = model.module, model.backbone.get_submodule(depth.blocks[-1])
-
-    def whole(inputs: Mapping[str, torch.Tensor], capture: list[torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        handle = last.register_forward_hook(lambda block, args, output: capture.append(output[0] if isinstance(output, tuple) else output))
-        try:
-            outputs: Mapping[str, torch.Tensor] = module(**inputs)
-        finally:
-            handle.remove()
-        return outputs
+    seen = _Seen(model, depth, part, device)
+    answers = _answers(seen, now)
+    module, last = model.module, seen.frozen[-1]
+    expected = seen.activations(seen.two)
+    upper = _passed(seen, expected)
 
     def compute(part: Part, rows: Sequence[int]) -> torch.Tensor:
-        capture: list[torch.Tensor] = []
-        whole(part.batch(rows).to(device).inputs, capture)
-        if capture[0].shape[0] != len(rows):
-            raise UnfitError("its blocks do not give one row an example")
-        return capture[0].detach()
+        with replaced(module, upper):
+            found, _ = record(module, part.batch(rows).to(device).inputs, [last])
+        return hidden_of(found[last])
 
     def finish(inputs: Mapping[str, torch.Tensor], activations: torch.Tensor) -> Mapping[str, torch.Tensor]:
         now.activations = activations
         outputs: Mapping[str, torch.Tensor] = module(**inputs)
         return outputs
 
-    rows = list(range(min(3, len(part.examples))))
-    inputs = part.batch(rows).to(device).inputs
     identity = {"base": model.base_id, "prefix": list(depth.blocks), "processor": model.processor.spec}
-    with torch.no_grad():
-        capture: list[torch.Tensor] = []
-        expected = dict(whole(inputs, capture))
-        for without in (dropped, {}):
-            given_inputs = {**inputs, **{name: shape.zeros(len(rows), device) for name, shape in without.items()}}
-            with replaced(module, answers):
-                try:
-                    found = dict(finish(given_inputs, capture[0]))
-                except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, KeyError):
-                    continue
-            if _agree(found, expected):
-                return Lower(compute, finish, tuple(name for name in inputs if name not in without), without, identity), answers
+    floats = {name: shape_of(value, seen.inputs[1][name]) for name, value in seen.inputs[0].items() if value.is_floating_point()}
+    for dropped in (floats, {}):
+        inputs = {**seen.inputs[1], **{name: shape.zeros(2, device) for name, shape in dropped.items()}}
+        with torch.no_grad(), replaced(module, answers):
+            try:
+                found = finish(inputs, expected)
+            except MISFITS:
+                continue
+        if _agree(found, seen.outputs):
+            return Lower(compute, finish, tuple(name for name in inputs if name not in dropped), dropped, identity), answers
     raise UnfitError("its upper part looks at more of its lower part than the last block's output")
 
 
-def _answers(model: Model, depth: Depth, part: Part, device: torch.device, now: Now) -> tuple[Answers, dict[str, Shape]]:
-    """Stand-ins for pre-processing, stem and frozen blocks, and the inputs that can be left out if they are right."""
-    module, backbone = model.module, model.backbone
-    stem = [f"backbone.{path}" for path in stack(model.family.stem(backbone), backbone)]
-    blocks = [f"backbone.{path}" for path in depth.blocks]
-    before = ["front"] if module.front is not None else []
-    inputs = [part.batch(rows).to(device).inputs for rows in ([0], [0, 0])]
-    one, two = (_outputs(module, given_inputs, [*before, *stem, *blocks]) for given_inputs in inputs)
-    answers: Answers = {}
-    for path in [*before, *stem]:
-        try:
-            shape = shape_of(one[path], two[path])
-        except (KeyError, TypeError, ValueError):
-            continue  # it did not run, or its output is of a kind that zeros cannot stand for: it runs as it is
-        if path != "front":
-            answers[path] = zeros(shape, now)
-        elif all(value.dtype.is_floating_point or name in inputs[0] for name, value in shape.items()):
-            answers[path] = front(shape, now)
-    for path in blocks:
-        output = one[path]
-        rest = tuple(output[1:]) if isinstance(output, tuple) else ()
+class _Seen:
+    """What a model's pre-processing, stem and blocks gave for one example and for two."""
+
+    def __init__(self, model: Model, depth: Depth, part: Part, device: torch.device) -> None:
+        backbone, module = model.backbone, model.module
+        self.module = module
+        blocks = [f"backbone.{path}" for path in stack(model.family.blocks(backbone), backbone)]
+        self.frozen, self.upper = blocks[: len(depth.blocks)], blocks[len(depth.blocks) :]
+        self.before = [*(["front"] if module.front is not None else []), *(f"backbone.{path}" for path in stack(model.family.stem(backbone), backbone))]
+        self.inputs = [part.batch(rows).to(device).inputs for rows in ([0], [0, len(part.examples) - 1])]
+        paths = [*self.before, *blocks]
+        self.one, _ = record(module, self.inputs[0], paths)
+        self.two, self.outputs = record(module, self.inputs[1], paths)
+
+    def activations(self, found: Mapping[str, Any]) -> torch.Tensor:
+        """Output of the last frozen block, [2, …].
+
+        Raises:
+            UnfitError: blocks do not give one row an example.
+        """
+        hidden = hidden_of(found[self.frozen[-1]])
+        if hidden.shape[0] != 2:
+            raise UnfitError("its blocks do not give one row an example")
+        return hidden
+
+    def wrap(self, path: str) -> Callable[[torch.Tensor], Any]:
+        """Hidden states in the form in which a block answers.
+
+        Raises:
+            UnfitError: it answers with more than them.
+        """
+        output = self.two[path]
+        if not isinstance(output, tuple):
+            return lambda hidden: hidden
+        rest = tuple(output[1:])
         if any(value is not None for value in rest):
             raise UnfitError("its blocks give more than hidden states")
-        wrap = (lambda hidden, rest=rest: (hidden, *rest)) if isinstance(output, tuple) else (lambda hidden: hidden)
-        answers[path] = given(now, wrap) if path == blocks[-1] else passing(wrap)
-    floats = {name: shape_of(value, inputs[1][name]) for name, value in inputs[0].items() if value.is_floating_point()}
-    return answers, floats
+        return lambda hidden: (hidden, *rest)
 
 
-def _outputs(module: nn.Module, inputs: Mapping[str, torch.Tensor], paths: Sequence[str]) -> dict[str, Any]:
-    """What the modules at some paths give in one forward pass."""
+def record(module: nn.Module, inputs: Mapping[str, torch.Tensor], paths: Sequence[str]) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """(outputs of the modules at some paths, outputs of the whole) in one forward pass without gradients."""
     found: dict[str, Any] = {}
 
     def note(path: str) -> Callable[..., None]:
@@ -133,11 +135,45 @@ def _outputs(module: nn.Module, inputs: Mapping[str, torch.Tensor], paths: Seque
     handles = [module.get_submodule(path).register_forward_hook(note(path)) for path in paths]
     try:
         with torch.no_grad():
-            module(**inputs)
+            outputs: Mapping[str, Any] = module(**inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return found, outputs
+
+
+def hidden_of(output: Any) -> torch.Tensor:
+    """The hidden states in what a block gave."""
+    hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden.detach()
+
+
+def _answers(seen: _Seen, now: Now) -> Answers:
+    """Stand-ins for pre-processing, stem and frozen blocks."""
+    answers: Answers = {}
+    for path in seen.before:
+        try:
+            shape = shape_of(seen.one[path], seen.two[path])
+        except (KeyError, TypeError, ValueError):
+            continue  # it did not run, or its output is of a kind that zeros cannot stand for: it runs as it is
+        if path != "front":
+            answers[path] = zeros(shape, now)
+        elif all(value.dtype.is_floating_point or name in seen.inputs[0] for name, value in shape.items()):
+            answers[path] = front(shape, now)
+    for path in seen.frozen:
+        answers[path] = given(now, seen.wrap(path)) if path == seen.frozen[-1] else passing(seen.wrap(path))
+    return answers
+
+
+def _passed(seen: _Seen, expected: torch.Tensor) -> Answers:
+    """Stand-ins for the upper blocks while activations are computed, so that they cost nothing; none where that does not work."""
+    try:
+        answers = {path: passing(seen.wrap(path)) for path in seen.upper}
+        with replaced(seen.module, answers):
+            found, _ = record(seen.module, seen.inputs[1], [seen.frozen[-1]])
+    except (UnfitError, *MISFITS):
+        return {}
+    return answers if torch.equal(hidden_of(found[seen.frozen[-1]]), expected) else {}
 
 
 def _agree(found: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:

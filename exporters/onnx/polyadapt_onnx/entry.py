@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from polyadapt.artifact import Artifact
     from polyadapt.model import Model
 
-
 HOOK_API_RANGE = (1, 1)
 
 

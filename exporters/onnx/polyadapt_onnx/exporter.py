@@ -54,7 +54,13 @@ class Bundle:
     def to_dict(self) -> dict[str, Any]:
         """For reports: form, size and the gate's summary; no path but the directory's name."""
         parity = {key: self.report[key] for key in ("ok", "max_relative_error", "tolerance", "cause")}
-        return {"directory": self.directory.name, "form": self.form, "size_bytes": self.size_bytes, "parity": parity, "checks": len(self.report["cases"]) + len(self.report["effects"])}
+        return {
+            "directory": self.directory.name,
+            "form": self.form,
+            "size_bytes": self.size_bytes,
+            "parity": parity,
+            "checks": len(self.report["cases"]) + len(self.report["effects"]),
+        }
 
 
 @dataclass(frozen=True)
@@ -128,7 +134,12 @@ def view_of(model: Model) -> View:
     """The module that is traced for a model's task."""
     if model.task.kind == "causal-lm":
         layers, _, _ = model.family.cache_shape(model.backbone)
-        return View(CachedModule(model.module, layers), model.family.cached_signature(model.backbone, model.task), lambda sizes, generator: cached_example(model, sizes, generator), "root.polyadapt.forms.")
+        return View(
+            CachedModule(model.module, layers),
+            model.family.cached_signature(model.backbone, model.task),
+            lambda sizes, generator: cached_example(model, sizes, generator),
+            "root.polyadapt.forms.",
+        )
     return View(model.module, model.signature, model.example, "polyadapt.forms.")
 
 

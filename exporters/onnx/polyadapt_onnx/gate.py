@@ -109,7 +109,18 @@ def check_parity(graph: Graph, cases: Sequence[Case], report: GateReport) -> Non
             ok = error <= report.tolerance
             where = f"{case.name}, output {output}, sizes {dict(case.sizes)}"
             message = f"{where}: relative error {error:.2g}, tolerance {report.tolerance:.0e}"
-            report.cases.append({"name": case.name, "artifact": case.artifact, "sizes": dict(case.sizes), "output": output, "error": error, "tolerance": report.tolerance, "ok": ok, "message": message})
+            report.cases.append(
+                {
+                    "name": case.name,
+                    "artifact": case.artifact,
+                    "sizes": dict(case.sizes),
+                    "output": output,
+                    "error": error,
+                    "tolerance": report.tolerance,
+                    "ok": ok,
+                    "message": message,
+                }
+            )
 
 
 def check_swap(graph: Graph, case_by_artifact: Mapping[str | None, Case], report: GateReport) -> None:
@@ -123,7 +134,9 @@ def check_swap(graph: Graph, case_by_artifact: Mapping[str | None, Case], report
             first[name] = found
             continue
         same = all(np.array_equal(found[output], first[name][output], equal_nan=True) for output in found)
-        report.effects.append({"check": "swap", "artifact": name, "ok": same, "message": f"{name or 'base'} after swapping {'repeats bit for bit' if same else 'differs from its first run'}"})
+        report.effects.append(
+            {"check": "swap", "artifact": name, "ok": same, "message": f"{name or 'base'} after swapping {'repeats bit for bit' if same else 'differs from its first run'}"}
+        )
 
 
 def check_artifact_effect(graph: Graph, base: Case, case: Case, report: GateReport) -> None:
@@ -162,7 +175,9 @@ def check_slot_effects(graph: Graph, case: Case, no_effect: Mapping[str, str], r
         alive = change > 10 * report.tolerance if reason else change > 0
         ok = alive != bool(reason)
         message = f"slot {name}: " + (f"declared without effect ({reason}) but moves the output by {change:.2g}" if reason else f"moves no output (relative change {change:.2g})")
-        report.effects.append({"check": "slot", "slot": name, "change": change, "declared_null": reason, "ok": ok, "message": message if not ok else f"slot {name}: relative change {change:.2g}"})
+        report.effects.append(
+            {"check": "slot", "slot": name, "change": change, "declared_null": reason, "ok": ok, "message": message if not ok else f"slot {name}: relative change {change:.2g}"}
+        )
 
 
 def numpy_of(tensors: Mapping[str, torch.Tensor]) -> Arrays:

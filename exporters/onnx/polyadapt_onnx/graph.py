@@ -88,11 +88,9 @@ def write_graph(traced: Traced, path: Path) -> str:
 def _write_dynamo(module: GraphModule, inputs: dict[str, torch.Tensor], slots: dict[str, torch.Tensor], traced: Traced, path: Path) -> None:
     dynamic = {
         "inputs": {spec.name: _dynamic_axes(spec, traced.recipe) for spec in traced.signature.inputs},
-        "slots": {name: {axis: Dim.DYNAMIC for axis in free_axes(group.shapes[tensor])} for group in traced.groups for tensor, name in group.names().items()},
+        "slots": {name: dict.fromkeys(free_axes(group.shapes[tensor]), Dim.DYNAMIC) for group in traced.groups for tensor, name in group.names().items()},
     }
-    program = torch.onnx.export(
-        module, (), kwargs={"inputs": inputs, "slots": slots}, dynamo=True, opset_version=traced.recipe.opset, dynamic_shapes=dynamic, verbose=False
-    )
+    program = torch.onnx.export(module, (), kwargs={"inputs": inputs, "slots": slots}, dynamo=True, opset_version=traced.recipe.opset, dynamic_shapes=dynamic, verbose=False)
     assert program is not None
     finish(program.model, traced)
     program.save(str(path), external_data=True)
@@ -102,7 +100,9 @@ def _write_legacy(module: GraphModule, inputs: dict[str, torch.Tensor], slots: d
     import onnx_ir
 
     names = [*inputs, *slots]
-    axes: dict[str, dict[int, str]] = {spec.name: {axis: size for axis, size in enumerate(spec.shape) if isinstance(size, str)} for spec in (*traced.signature.inputs, *traced.signature.outputs)}
+    axes: dict[str, dict[int, str]] = {
+        spec.name: {axis: size for axis, size in enumerate(spec.shape) if isinstance(size, str)} for spec in (*traced.signature.inputs, *traced.signature.outputs)
+    }
     for group in traced.groups:
         for tensor, name in group.names().items():
             axes[name] = {axis: f"{group.key}.{group.shapes[tensor][axis]}" for axis in free_axes(group.shapes[tensor])}
@@ -184,7 +184,9 @@ def _name_dimensions(graph: Any, signature: Signature) -> None:
     for value in values:
         if value.shape is None:
             continue
-        value.shape = onnx_ir.Shape([onnx_ir.SymbolicDim(names[str(size.value)]) if isinstance(size, onnx_ir.SymbolicDim) and str(size.value) in names else size for size in value.shape])
+        value.shape = onnx_ir.Shape(
+            [onnx_ir.SymbolicDim(names[str(size.value)]) if isinstance(size, onnx_ir.SymbolicDim) and str(size.value) in names else size for size in value.shape]
+        )
 
 
 def _dynamic_axes(spec: TensorSpec, recipe: ExportRecipe) -> dict[int, Any]:

@@ -64,9 +64,7 @@ def write_bundle_files(
         layers, heads, size = model.family.cache_shape(model.backbone)
         manifest["generation"] = {**model.generation, "past": {"layers": layers, "heads": heads, "head_size": size}}
     (staging / "README.md").write_text(readme(manifest), encoding="utf-8")
-    manifest["files"] = {
-        path.relative_to(staging).as_posix(): {"sha256": sha256_file(path), "size": path.stat().st_size} for path in sorted(staging.rglob("*")) if path.is_file()
-    }
+    manifest["files"] = {path.relative_to(staging).as_posix(): {"sha256": sha256_file(path), "size": path.stat().st_size} for path in sorted(staging.rglob("*")) if path.is_file()}
     write_json(staging / "manifest.json", manifest)
 
 
@@ -164,7 +162,8 @@ def readme(manifest: Mapping[str, Any]) -> str:
     return (
         f"# {manifest['name']}\n\nTask {manifest['task']['kind']}, family {manifest['family']}, form `{manifest['form']}`.\n"
         f"Agreement with torch: largest relative error {parity['max_relative_error']:.1e}, tolerance {parity['tolerance']:.0e}.\n\n"
-        f'```python\nfrom polyadapt_runtime import Bundle\nb = Bundle("{manifest["name"]}.bundle")\nprint({call})\n```\n\n## Artifacts\n\n{artifacts}\n\n## Licences\n\n{licences}\n'
+        "```python\n"
+        f'from polyadapt_runtime import Bundle\nb = Bundle("{manifest["name"]}.bundle")\nprint({call})\n```\n\n## Artifacts\n\n{artifacts}\n\n## Licences\n\n{licences}\n'
     )
 
 

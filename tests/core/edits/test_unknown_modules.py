@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 
-import polyadapt as pa
 import pytest
 import torch
-from polyadapt.errors import UserError
 from torch import nn
+
+import polyadapt as pa
+from polyadapt.errors import UserError
 
 
 def network() -> nn.Module:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from polyadapt.artifact import Artifact
 from polyadapt.edits import attachments_of
 from polyadapt.errors import UserError
@@ -55,7 +56,10 @@ def randomise(wrapped) -> None:
 
 CONFIGS = {
     "llama-lora": ("llama", lambda: peft.LoraConfig(r=4, lora_alpha=12, target_modules=["q_proj", "v_proj", "down_proj"])),
-    "llama-patterns": ("llama", lambda: peft.LoraConfig(r=4, lora_alpha=6, target_modules=["q_proj", "v_proj"], rank_pattern={"q_proj": 2}, alpha_pattern={"v_proj": 9}, use_rslora=True)),
+    "llama-patterns": (
+        "llama",
+        lambda: peft.LoraConfig(r=4, lora_alpha=6, target_modules=["q_proj", "v_proj"], rank_pattern={"q_proj": 2}, alpha_pattern={"v_proj": 9}, use_rslora=True),
+    ),
     "llama-dora": ("llama", lambda: peft.LoraConfig(r=3, lora_alpha=6, target_modules=["q_proj", "o_proj"], use_dora=True)),
     "bert-dora": ("bert", lambda: peft.LoraConfig(r=3, lora_alpha=6, target_modules=["query", "value"], use_dora=True)),
     "gpt2-fused": ("gpt2", lambda: peft.LoraConfig(r=4, lora_alpha=8, target_modules=["c_attn"], fan_in_fan_out=True)),

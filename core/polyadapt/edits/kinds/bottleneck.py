@@ -7,6 +7,7 @@ norm's own weight and bias are folded into `down` and `down_bias`). Scales are f
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
     from polyadapt.edits.edit import Edit
 
 NORM_EPSILON = 1e-5
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu, "tanh": torch.tanh, "none": lambda u: u}
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu, "tanh": torch.tanh, "none": lambda u: u}
 
 
 class Bottleneck(Kind):
+    """A small two-layer network beside or behind a span."""
+
     name = "bottleneck"
     port = "span"
     order = 3

@@ -14,6 +14,8 @@ from polyadapt.edits.kinds.kind import AttentionCall, Kind, Tensors, normal
 
 
 class Cross(Kind):
+    """Attention over extra context tokens, added to the attention that is there."""
+
     name = "cross"
     port = "attention"
     order = 1

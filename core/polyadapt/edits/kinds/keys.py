@@ -15,6 +15,8 @@ from polyadapt.edits.kinds.kind import AttentionCall, Kind, Tensors, normal
 
 
 class Keys(Kind):
+    """A learned prefix of keys and values."""
+
     name = "keys"
     port = "attention"
     order = 0

@@ -11,7 +11,6 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from polyadapt.edits.kinds.kind import Kind, Tensors, normal
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 
 
 class LowRank(Kind):
+    """A product of two thin factors beside an op."""
+
     name = "lowrank"
     order = 0
     folds = True
@@ -63,16 +64,18 @@ def convolve(module: Any, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> 
 
     With groups the product itself is the kernel: the two-step form would mix the groups.
     """
-    function = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}[_conv_class(module)]
+    function: Any = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[len(module.kernel_size)]
     x, padding = padded(module, x)
     kernel = tuple(module.kernel_size)
     if module.groups != 1:
         full = (a @ b).T.reshape(b.shape[1], module.in_channels // module.groups, *kernel)  # (out, in/groups, k…)
-        return function(x, full, None, module.stride, padding, module.dilation, module.groups)
+        grouped: torch.Tensor = function(x, full, None, module.stride, padding, module.dilation, module.groups)
+        return grouped
     channels, rank = a.shape[0] // math.prod(kernel), a.shape[1]
     down = a.T.reshape(rank, channels, *kernel)  # (r, in, k…)
     up = b.T.reshape(b.shape[1], rank, *([1] * len(kernel)))  # (out, r, 1…)
-    return function(function(x, down, None, module.stride, padding, module.dilation), up)
+    result: torch.Tensor = function(function(x, down, None, module.stride, padding, module.dilation), up)
+    return result
 
 
 def padded(module: Any, x: torch.Tensor) -> tuple[torch.Tensor, Any]:
@@ -84,7 +87,3 @@ def padded(module: Any, x: torch.Tensor) -> tuple[torch.Tensor, Any]:
     if module.padding_mode != "zeros":
         return F.pad(x, module._reversed_padding_repeated_twice, mode=module.padding_mode), 0
     return x, module.padding
-
-
-def _conv_class(module: Any) -> type[nn.Module]:
-    return next(cls for cls in (nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(module, cls))

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 class Module(Kind):
+    """Any module beside a span."""
+
     name = "module"
     port = "span"
     order = 4

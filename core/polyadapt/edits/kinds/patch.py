@@ -14,6 +14,8 @@ from polyadapt.edits.kinds.kind import Kind, Tensors, normal
 
 
 class Patch(Kind):
+    """A difference on an op's own parameters."""
+
     name = "patch"
     has_slots = False
     folds = True

@@ -13,6 +13,8 @@ from polyadapt.edits.kinds.kind import Kind, Tensors, normal
 
 
 class Prepend(Kind):
+    """Learned tokens in a stream."""
+
     name = "prepend"
     port = "stream"
 

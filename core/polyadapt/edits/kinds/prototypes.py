@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 
 class Prototypes(Kind):
+    """Class scores that replace the base's."""
+
     name = "prototypes"
     port = "head"
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 
 class Scale(Kind):
+    """Learned factors per feature."""
+
     name = "scale"
     order = 1
     folds = True

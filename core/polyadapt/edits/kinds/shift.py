@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 
 class Shift(Kind):
+    """A learned bias."""
+
     name = "shift"
     order = 2
     folds = True

@@ -40,7 +40,8 @@ class OneBottleneck(nn.Module):
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The edit's tensors: norm folded into `down`, scale into `up`."""
-        down, down_bias = self.down, self.down_bias
+        down: torch.Tensor = self.down
+        down_bias: torch.Tensor = self.down_bias
         if self.norm_weight is not None and self.norm_bias is not None:
             down, down_bias = self.norm_weight[:, None] * down, self.norm_bias @ down + down_bias
         scale = self._fixed_scale if self.scale is None else self.scale

@@ -20,7 +20,6 @@ from polyadapt.methods.lora.method import ungrouped
 from polyadapt.model import Model
 from polyadapt.sites import OpPort, module_name
 
-
 USUAL_SITES = ("attn.o", "ffn.down")
 
 
@@ -59,7 +58,8 @@ class HydraForm(Form):
     def _edits(self, port: OpPort) -> list[Edit]:
         weight, bias = weight_rows(port)
         name, scale = module_name(port.site), self._options.scale
-        downs, ups = [], []
+        downs: list[torch.Tensor] = []
+        ups: list[torch.Tensor] = []
         shift: torch.Tensor | float = 0.0
         if name in self.parallel:
             branch = self.parallel[name]

@@ -10,7 +10,6 @@ from pydantic import Field
 from polyadapt.methods.base_options import AdapterOptions
 from polyadapt.methods.card import MethodCard, Paper
 
-
 USUAL_SITES = ("attn.q", "attn.v")
 
 

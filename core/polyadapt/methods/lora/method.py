@@ -39,9 +39,7 @@ class LoraForm(Form):
             self.b[module_name(port.site)] = nn.Parameter(torch.zeros(rank, port.out_features))  # (r, out)
 
     def edits(self) -> list[Edit]:
-        return [
-            Edit(site, "lowrank", {"a": self.a[module_name(site)], "b": self.b[module_name(site)] * self._scales[site]}, dropout=self._dropout) for site in self._sites
-        ]
+        return [Edit(site, "lowrank", {"a": self.a[module_name(site)], "b": self.b[module_name(site)] * self._scales[site]}, dropout=self._dropout) for site in self._sites]
 
 
 class Lora(Method):

@@ -65,7 +65,7 @@ def custom_family(module: nn.Module, ports: Mapping[str, str]) -> CustomFamily:
         classes=(),
         tasks=("features",),
         sites={site: Op(path) for site, path in ports.items()},
-        implementation="polyadapt.families.custom:CustomFamily",
+        implementation="polyadapt.sources.custom:CustomFamily",
         export={},
     )
     return CustomFamily(card)

@@ -1,0 +1,1 @@
+"""Tuning of norms: their weights and biases only."""

@@ -68,6 +68,8 @@ def _do(ctx: click.Context, given: dict[str, Any], has_export: bool) -> None:
     flags = {"resume": given["resume"], "examples": not given["no_examples"], "allow_download": given["allow_download"], "has_export": has_export}
     with showing(given["as_json"]) as emit:
         result = run_recipe(recipe, out, host, emit=emit, **flags)
+    if result is None:
+        return
     if given["as_json"]:
         print_json(result.to_dict(examples=False) | {"directory": str(out)})
     else:

@@ -36,6 +36,7 @@ def adapt(ctx: click.Context, /, **given: Any) -> None:
     from polyadapt.data.split import split_data
     from polyadapt.job.directory import clear
     from polyadapt.job.estimate import estimate_adaptation
+    from polyadapt.training.processes import find_processes
 
     host = host_of(ctx)
     out: Path = given["out"]
@@ -55,6 +56,8 @@ def adapt(ctx: click.Context, /, **given: Any) -> None:
         return
     with showing(given["as_json"]) as emit:
         artifact = api.adapt_parts(model, given["method"], parts, options, train, directory=checkpoints, resume=given["resume"], emit=emit, host=host)
+    if not find_processes("auto", "no").is_main:
+        return
     artifact.save(out)
     clear(checkpoints)
     facts = {"artifact": str(out), "method": artifact.method, "bytes": artifact.size_bytes, "sites": len(artifact.sites), "labels": list(artifact.labels)}

@@ -18,6 +18,7 @@ from polyadapt.edits.edit import Edit
 from polyadapt.edits.form import Form
 from polyadapt.edits.hooks import Hooks
 from polyadapt.edits.kinds import kind_of
+from polyadapt.edits.kinds.module import structure_of
 from polyadapt.edits.patches import BaseParameters
 from polyadapt.errors import UserError, unknown
 from polyadapt.sites import Ports
@@ -244,6 +245,7 @@ def check_edit(edit: Edit, ports: Ports) -> None:
     if edit.variant not in kind.variants and edit.kind != "module":
         raise UserError(f"{edit.key}: kind {edit.kind!r} has no variant {edit.variant!r}; it has {', '.join(map(repr, kind.variants))}")
     if edit.kind == "module":
+        structure_of(edit)
         return
     expected = kind.shapes(port, edit.variant)
     if set(expected) != set(edit.tensors):

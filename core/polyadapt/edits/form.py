@@ -7,6 +7,7 @@ method is calling `edits()` once.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -73,7 +74,7 @@ class Lowered(Form):
                 name = legal_name(slot_name(edit.site, edit.kind, edit.variant, tensor))
                 self.slots[name] = nn.Parameter(value.detach().clone(), requires_grad=trainable and value.is_floating_point())
             if edit.structure is not None:
-                self.structures[legal_name(edit.key)] = edit.structure
+                self.structures[legal_name(edit.key)] = copy.deepcopy(edit.structure)
 
     def edits(self) -> list[Edit]:
         return [edit for edit in self._all() if edit.kind != "patch"]
@@ -135,8 +136,9 @@ class Composite(Form):
 
 
 def detached(edit: Edit) -> Edit:
-    """A copy of an edit with tensors of its own, outside any gradient graph."""
-    return Edit(edit.site, edit.kind, {name: value.detach().clone() for name, value in edit.tensors.items()}, edit.variant, structure=edit.structure)
+    """A copy of an edit with tensors of its own, outside any gradient graph; a live module is copied in evaluation mode."""
+    structure = None if edit.structure is None else copy.deepcopy(edit.structure).eval().requires_grad_(False)
+    return Edit(edit.site, edit.kind, {name: value.detach().clone() for name, value in edit.tensors.items()}, edit.variant, structure=structure)
 
 
 def legal_name(slot: str) -> str:

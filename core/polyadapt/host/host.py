@@ -105,6 +105,7 @@ class Host:
             PluginError: the owner failed.
         """
         owner = self._inference_owner(model, artifact)
+        artifact = None if artifact is None else self.restore(artifact)
         answers: list[dict[str, Any]] = self._calls.owner("polyadapt_infer", owner, model=model, inputs=inputs, artifact=artifact, options=dict(options or {}))
         return answers
 
@@ -124,10 +125,24 @@ class Host:
         if target not in targets:
             raise UserError(f"unknown export target {target!r}{nearest(target, targets)}")
         owner = targets[target]
-        bundle = self._calls.owner("polyadapt_export", owner, model=model, artifacts=artifacts, target=target, directory=Path(directory), options=dict(options or {}))
+        whole = {name: self.restore(artifact) for name, artifact in artifacts.items()}
+        bundle = self._calls.owner("polyadapt_export", owner, model=model, artifacts=whole, target=target, directory=Path(directory), options=dict(options or {}))
         if bundle is None:
             raise PluginError(f"plugin {owner.described} exported nothing for target {target!r}")
         return bundle
+
+    def restore(self, artifact: Artifact) -> Artifact:
+        """An artifact that was read from a file, ready to be attached: its method rebuilds modules of its own, if it has any.
+
+        Raises:
+            UserError: nobody registered the method, or the tensors are not those of its modules.
+            PluginError: the method failed.
+        """
+        if all(edit.kind != "module" or edit.structure is not None for edit in artifact.edits):
+            return artifact
+        from polyadapt.methods.base import load_method
+
+        return load_method(self.registry.methods.get(artifact.method).card).restored(artifact)
 
     def targets(self) -> dict[str, Plugin]:
         """Export targets with the plugins that own them."""

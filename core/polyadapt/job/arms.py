@@ -24,6 +24,7 @@ from polyadapt.job.directory import EventLog, RunDirectory, clear
 from polyadapt.model import Model
 from polyadapt.recipe import Recipe
 from polyadapt.report.result import ArmResult
+from polyadapt.training.processes import Processes
 
 PLAIN = ("frozen", "majority", "mean")
 """Baselines that are no methods."""
@@ -55,10 +56,42 @@ class Bench:
     model: Model
     parts: Parts
     metrics: tuple[str, ...]
+    arms: tuple[Arm, ...]
     directory: RunDirectory
     resume: bool
     emit: Callable[[Event], None]
     model_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def follow(self, processes: Processes) -> None:
+        """What every process but the main one does: train along, and write, measure and say nothing.
+
+        At each arm all processes meet before the main one writes anything, so that all see alike whether it trains.
+        """
+        for arm in self.arms:
+            processes.wait()
+            has_work = self._trains(arm)
+            processes.wait()
+            if has_work:
+                train = {"seed": self.recipe.seed, **self.recipe.train, **arm.train}
+                folder = self.directory.training(arm.name)
+                api.adapt_parts(self.model_of(arm), arm.method, self.parts, arm.options, train, directory=folder, resume=self.resume, host=self.host)
+            processes.wait()
+
+    def lead(self, processes: Processes) -> list[ArmResult]:
+        """What the main process does: every arm in turn, from an earlier run where that finished it."""
+        results = []
+        for arm in self.arms:
+            processes.wait()
+            processes.wait()  # the others look in between whether this arm trains
+            results.append(self.measure(arm))
+            processes.wait()
+        return results
+
+    def _trains(self, arm: Arm) -> bool:
+        """Whether an arm has to be trained, from what lies in the run's directory."""
+        if arm.is_plain or (self.resume and self.directory.result(arm.name).is_file()):
+            return False
+        return not (self.resume and (self.directory.artifact(arm.name, arm.role) / "artifact.json").is_file())
 
     def measure(self, arm: Arm) -> ArmResult:
         """The result of an arm, from an earlier run where that finished it."""

@@ -21,12 +21,13 @@ from polyadapt.evaluation.metrics import default_metric
 from polyadapt.hookspecs import Event
 from polyadapt.host import Host
 from polyadapt.job.arms import Arm, Bench, arms_of
-from polyadapt.job.directory import open_directory
+from polyadapt.job.directory import RunDirectory, open_directory
 from polyadapt.model import Model
 from polyadapt.options import read_options
 from polyadapt.recipe import DataSection, Recipe
 from polyadapt.report import ArmResult, RunResult, write_report
 from polyadapt.report.examples import pick_examples
+from polyadapt.training.processes import find_processes
 from polyadapt.training.settings import TrainSettings
 
 LIBRARIES = ("polyadapt", "torch", "timm", "transformers", "torchaudio", "diffusers", "onnx", "onnxruntime", "numpy")
@@ -74,8 +75,8 @@ def run_recipe(
     allow_download: bool = False,
     has_export: bool = True,
     emit: Callable[[Event], None] = lambda event: None,
-) -> RunResult:
-    """Do what a recipe says.
+) -> RunResult | None:
+    """Do what a recipe says. Under a launcher of several processes the main one alone measures, writes and answers.
 
     Args:
         recipe: read and checked.
@@ -87,16 +88,23 @@ def run_recipe(
         has_export: False leaves the export out, whatever the recipe says.
         emit: hears of everything.
 
+    Returns:
+        What the report shows; None in every process but the main one.
+
     Raises:
         UserError: something in the recipe does not fit, or the directory belongs to another run.
         TrainingError: training cannot go on.
         ExportError: the export or its self-test failed; artifacts and evaluations are kept.
     """
     prepared = prepare(recipe, host, allow_download)
-    directory = open_directory(root, recipe, resume)
+    processes = find_processes(str(recipe.train.get("device", "auto")), "no")
+    directory = open_directory(root, recipe, resume) if processes.is_main else RunDirectory(root)
     options = model_options(recipe, host, allow_download)
-    bench = Bench(host, recipe, prepared.model, prepared.parts, prepared.metrics, directory, resume, emit, options)
-    results = [bench.measure(arm) for arm in prepared.arms]
+    bench = Bench(host, recipe, prepared.model, prepared.parts, prepared.metrics, prepared.arms, directory, resume, emit, options)
+    if not processes.is_main:
+        bench.follow(processes)
+        return None
+    results = bench.lead(processes)
     bundle = None
     if has_export and recipe.export is not None:
         bundle = _export(bench, prepared)

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import nn
 
+from polyadapt.artifact import Artifact
 from polyadapt.edits import Edit, Form, kind_of
 from polyadapt.edits.form import Composite
+from polyadapt.edits.kinds.module import structure_of
 from polyadapt.errors import PluginError, UserError
 from polyadapt.methods.card import MethodCard
 from polyadapt.methods.head import HeadForm
 from polyadapt.model import Model
+from polyadapt.options import read_options
 from polyadapt.sites import OpPort
 
 
@@ -42,6 +46,32 @@ class Method:
             return form
         head = HeadForm(model.ports.head.in_features, len(model.task.labels), getattr(options, "head", "linear"), generator)
         return Composite([form, head])
+
+    def structure(self, edit: Edit, options: Any) -> nn.Module:
+        """The live module of an edit of kind `module` that was read from a file.
+
+        Only its structure counts: sizes follow from the shapes of the edit's tensors and from the options, values are the
+        edit's own. Methods that make such edits implement it; no code or name from the file has a part in it.
+        """
+        raise PluginError(f"method {self.card.id!r} makes modules of its own and does not implement structure, so what it saved cannot be loaded")
+
+    def restored(self, artifact: Artifact) -> Artifact:
+        """An artifact from a file with the live modules of its `module` edits; any other artifact as it is.
+
+        Raises:
+            UserError: options or tensors are not those of a module of this method.
+            PluginError: the method cannot rebuild its modules.
+        """
+        if not needs_structure(artifact):
+            return artifact
+        options = read_options(self.card.options, artifact.options, f"saved options of method {self.card.id!r}")
+        edits = []
+        for edit in artifact.edits:
+            if edit.kind == "module" and edit.structure is None:
+                edit = replace(edit, structure=self.structure(edit, options).eval().requires_grad_(False))
+                structure_of(edit)
+            edits.append(edit)
+        return artifact.with_edits(edits)
 
     def plan(self, model: Model, options: Any, seed: int = 0) -> Plan:
         """What would be attached and trained; nothing is."""
@@ -121,6 +151,11 @@ class Plan:
 def _row(edit: Edit) -> PlanRow:
     shapes = {name: tuple(value.shape) for name, value in edit.tensors.items()}
     return PlanRow(edit.site, edit.kind, edit.variant, shapes, sum(value.numel() for value in edit.tensors.values()), kind_of(edit.kind).folds)
+
+
+def needs_structure(artifact: Artifact) -> bool:
+    """Whether an artifact holds modules whose structure its file does not."""
+    return any(edit.kind == "module" and edit.structure is None for edit in artifact.edits)
 
 
 def load_method(card: MethodCard) -> Method:

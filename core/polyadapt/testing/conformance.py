@@ -170,9 +170,9 @@ def _check_restored(model: Model, before: Mapping[str, torch.Tensor]) -> None:
 
 
 def _check_artifact(method: Method, model: Model, lowered: tuple[Edit, ...], adapted: Mapping[str, torch.Tensor], inputs: Mapping[str, torch.Tensor], directory: Path) -> None:
-    artifact = Artifact(method.card.id, model.base_id, model.family.card.id, model.task.kind, lowered, labels=model.task.labels)
+    artifact = Artifact(method.card.id, model.base_id, model.family.card.id, model.task.kind, lowered, method.card.options().model_dump(mode="json"), model.task.labels)
     artifact.save(directory / "artifact")
-    loaded = Artifact.load(directory / "artifact")
+    loaded = method.restored(Artifact.load(directory / "artifact"))
     assert list(loaded.slots) and all(torch.equal(loaded.slots[name], value) for name, value in artifact.slots.items()), "tensors change between save and load"
     loaded.attach(model)
     try:

@@ -19,6 +19,7 @@ from polyadapt.testing.conformance import state_of
 from polyadapt.training import TrainingData, TrainSettings, fit
 from polyadapt.training.batches import Examples
 from polyadapt.training.depth import Depth, find_depth
+from polyadapt.training.interrupt import TrainingInterrupted
 from polyadapt.training.prefix import Part, UnfitError
 from polyadapt.training.store import RowsOnDisk, write_rows
 from polyadapt.training.upper import upper_blocks
@@ -150,10 +151,11 @@ def test_dropout_on_texts_of_different_lengths_is_not_cached(tiny: Tiny, labelle
 class Skipping(nn.Module):
     """A last block whose owner adds what came before the first one: a net that a prefix cannot be cut from."""
 
-    def __init__(self, stem: nn.Module, block: nn.Module) -> None:
+    def __init__(self, root: nn.Module, stem: nn.Module, block: nn.Module) -> None:
         super().__init__()
         self.block = block
         self.seen: list[torch.Tensor] = []
+        root.register_forward_pre_hook(lambda module, args: self.seen.clear())
         stem.register_forward_hook(lambda module, args, output: self.seen.append(output))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -166,7 +168,7 @@ def test_a_net_that_looks_back_is_not_cached(tiny: Tiny, labelled_rows: Rows) ->
     backbone: Any = model.backbone
     examples = Examples(labelled_rows(model, 4, 1), model, 2**20)
     upper_blocks(model, Depth(("blocks.0",)), Part("train", examples), torch.device("cpu"))
-    backbone.blocks[1] = Skipping(backbone.patch_embed, backbone.blocks[1])
+    backbone.blocks[1] = Skipping(model.module, backbone.patch_embed, backbone.blocks[1])
     with pytest.raises(UnfitError, match="looks at more"):
         upper_blocks(model, Depth(("blocks.0",)), Part("train", examples), torch.device("cpu"))
 
@@ -194,3 +196,22 @@ def test_rows_on_disk_are_safetensors(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(whole[:-1])
     with pytest.raises(UserError, match="cut off"):
         RowsOnDisk(tmp_path / "a.safetensors")
+
+
+def test_a_resumed_run_over_a_prefix_gives_the_same_bits(tmp_path: Path, tiny: Tiny, labelled_rows: Rows, method_of: MethodOf) -> None:
+    """Interrupted by an exception in the listener's own code, between two steps; dropout draws go on where they stopped."""
+    model, lora = tiny("vit"), method_of("lora")
+    options = lora.card.options(sites=("block.1.*",), dropout=0.2)
+    data = TrainingData(labelled_rows(model, 20, 1), labelled_rows(model, 5, 2))
+    settings = TrainSettings(epochs=4, batch_size=8, log_every_steps=1, frozen_prefix="cache")
+    unbroken = fit(model, lora, options, data, settings)
+
+    def interrupt(event: Any) -> None:
+        if (event.kind, event.get("step")) == ("step", 5):
+            raise KeyboardInterrupt
+
+    with pytest.raises(TrainingInterrupted, match="after step 5"):
+        fit(model, lora, options, data, settings, interrupt, tmp_path)
+    resumed = fit(model, lora, options, data, settings, directory=tmp_path, resume=True)
+    assert resumed.provenance["metrics"] == unbroken.provenance["metrics"]
+    assert all(torch.equal(value, unbroken.slots[name]) for name, value in resumed.slots.items())

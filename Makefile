@@ -34,6 +34,7 @@ demo: weights
 	@rm -rf runs/quickstart
 	@OMP_NUM_THREADS=2 $(BIN)/polyadapt run examples/quickstart.toml --out runs/quickstart
 	@$(BIN)/polyadapt verify runs/quickstart/bundle
+	@$(BIN)/python examples/classify_digits.py runs/quickstart
 
 test: setup
 	@$(MAKE) --no-print-directory weights || echo "weights could not be fetched: the tests that need them are skipped, each with its reason"

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from polyadapt.api import adapt, attach, evaluate, export, infer, load
+    from polyadapt.api import adapt, attach, evaluate, export, infer, load, load_artifact
     from polyadapt.artifact import Artifact
     from polyadapt.hookspecs import HOOK_API, hookimpl
     from polyadapt.host import Host
@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "load": "polyadapt.api",
+    "load_artifact": "polyadapt.api",
     "attach": "polyadapt.api",
     "adapt": "polyadapt.api",
     "evaluate": "polyadapt.api",
@@ -34,7 +35,7 @@ _HOMES = {
     "HOOK_API": "polyadapt.hookspecs",
 }
 
-__all__ = ["HOOK_API", "Artifact", "Host", "__version__", "adapt", "attach", "evaluate", "export", "hookimpl", "infer", "load"]
+__all__ = ["HOOK_API", "Artifact", "Host", "__version__", "adapt", "attach", "evaluate", "export", "hookimpl", "infer", "load", "load_artifact"]
 
 
 def __getattr__(name: str) -> Any:

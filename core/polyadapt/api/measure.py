@@ -54,6 +54,7 @@ def evaluate(
         UserError: the artifact belongs to another base, or the data does not fit the task.
     """
     used = host or installed_host()
+    artifact = None if artifact is None else used.restore(artifact)
     dataset = open_dataset(data, host=used)
     chosen = tuple(metrics) or (model.task.metric or default_metric(model.task.kind),)
     generator = np.random.default_rng(seed)

@@ -118,6 +118,22 @@ def adapt_parts(
     return used.adapt(fit_labels(model, parts.train), method, parts, wired)
 
 
+def load_artifact(directory: Path | str, *, host: Host | None = None) -> Artifact:
+    """Read an artifact's folder, ready to be attached.
+
+    `Artifact.load` does the same for all artifacts but those with modules of their own: these need the method that made
+    them, and this function asks it.
+
+    Args:
+        directory: that `Artifact.save` wrote.
+        host: where the method is looked up.
+
+    Raises:
+        UserError: not a whole artifact, or nobody knows its method.
+    """
+    return (host or installed_host()).restore(Artifact.load(directory))
+
+
 def fit_labels(model: Model, dataset: Dataset) -> Model:
     """The model with the data's classes, where its task has classes and they are others than its own; weights are shared."""
     if model.task.kind != "classification" or not dataset.labels or set(dataset.labels) == set(model.task.labels):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -104,17 +103,17 @@ class LoraQueryValue(nn.Module):
 
 
 def with_hand_written_lora(backbone: nn.Module, targets: Sequence[str], rank: int, alpha: float) -> Any:
-    """A frozen copy of a backbone whose target layers carry hand-written LoRA. `qkv` gets it on query and value."""
-    own = copy.deepcopy(backbone).requires_grad_(False)
-    for path, module in list(own.named_modules()):
+    """The backbone itself, frozen, its target layers replaced by hand-written LoRA. `qkv` gets it on query and value."""
+    backbone.requires_grad_(False)
+    for path, module in list(backbone.named_modules()):
         parent, _, name = path.rpartition(".")
         if isinstance(module, nn.Linear) and any(path.endswith(target) for target in targets):
-            setattr(own.get_submodule(parent), name, LoraQueryValue(module, rank, alpha) if name == "qkv" else LoraLinear(module, rank, alpha))
-    return own
+            setattr(backbone.get_submodule(parent), name, LoraQueryValue(module, rank, alpha) if name == "qkv" else LoraLinear(module, rank, alpha))
+    return backbone
 
 
 def with_peft_lora(backbone: nn.Module, targets: Sequence[str], rank: int, alpha: float) -> Any:
-    """A copy of a backbone with PEFT's LoRA."""
+    """The backbone itself with PEFT's LoRA in it."""
     from peft import LoraConfig, get_peft_model
 
-    return get_peft_model(copy.deepcopy(backbone), LoraConfig(r=rank, lora_alpha=int(alpha), target_modules=list(targets), lora_dropout=0.0))  # type: ignore[arg-type]
+    return get_peft_model(backbone, LoraConfig(r=rank, lora_alpha=int(alpha), target_modules=list(targets), lora_dropout=0.0))  # type: ignore[arg-type]

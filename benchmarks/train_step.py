@@ -91,7 +91,7 @@ def our_step(case: Case, model: Model, data: Any) -> Iterator[Step]:
 
 @contextlib.contextmanager
 def plain_step(case: Case, model: Model, data: Any, wrap: Callable[..., Any]) -> Iterator[Step]:
-    """A loop in plain PyTorch around a module that carries its own LoRA."""
+    """A loop in plain PyTorch around a module that carries its own LoRA. The model's backbone is changed for good."""
     module = wrap(model.backbone, case.targets, RANK, ALPHA)
     inner = module.get_base_model() if hasattr(module, "get_base_model") else module
     if case.family == "vit":
@@ -132,9 +132,9 @@ def steps_of(case: Case, side: str, model: Model, data: Any) -> contextlib.Abstr
 def measure_times(name: str, arguments: argparse.Namespace, report: Report) -> None:
     case = CASES[name]
     model, data = load(case)
-    # The copies of the other sides are made before anything is attached.
     with contextlib.ExitStack() as stack:
-        steps = {side: stack.enter_context(steps_of(case, side, model, data)) for side in reversed(SIDES)}
+        # Every side has a model of its own: the same seed gives the same weights.
+        steps = {side: stack.enter_context(steps_of(case, side, model if side == SIDES[0] else load(case)[0], data)) for side in SIDES}
         losses = {side: checked_loss(case, step) for side, step in steps.items()}
         if max(losses.values()) - min(losses.values()) > 1e-5 * max(losses.values()):
             raise RuntimeError(f"{name}: the sides do not compute the same loss: {losses}")

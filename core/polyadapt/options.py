@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from polyadapt.errors import UserError, nearest
 
@@ -14,6 +14,15 @@ class Options(BaseModel):
     """Base of every options class. Fields carry their default and, in `description`, its source."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_from_text(cls, given: Any) -> Any:
+        """`sites=attn.q,attn.v` on a command line is a list: text with commas where a tuple is wanted."""
+        if not isinstance(given, Mapping):
+            return given
+        lists = {name for name, info in cls.model_fields.items() if get_origin(info.annotation) is tuple}
+        return {name: [part.strip() for part in value.split(",") if part.strip()] if name in lists and isinstance(value, str) else value for name, value in given.items()}
 
 
 OptionsT = TypeVar("OptionsT", bound=BaseModel)

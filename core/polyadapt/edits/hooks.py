@@ -6,6 +6,7 @@ Order at one module: input scales, the op itself, edits of its sites, then edits
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -112,7 +113,7 @@ class Hooks:
 
 
 def apply_at_op(attachments: EditSource, sites: list[OpPort], x: Any, output: torch.Tensor) -> torch.Tensor:
-    """Output of an op with the edits of its sites; slices of fused projections are cut out and put back."""
+    """Output of an op with the edits of its sites, those of a fused projection together."""
     work = [(port, [edit for edit in attachments.edits_at("op", port.site) if edit.variant != "input"]) for port in sites]
     work = [(port, edits) for port, edits in work if edits]
     if not work:
@@ -128,16 +129,25 @@ def apply_at_op(attachments: EditSource, sites: list[OpPort], x: Any, output: to
 
 
 def _apply_to_rows(attachments: EditSource, parts: dict[Any, tuple[OpPort, list[Edit]]], x: Any, h: torch.Tensor) -> torch.Tensor:
-    dim = next(iter(parts.values()))[0].channel_dim % h.dim()
-    pieces, position = [], 0
-    for (start, stop), (port, edits) in sorted(parts.items()):
-        if start > position:
-            pieces.append(h.narrow(dim, position, start - position))
-        pieces.append(apply_edits(attachments, edits, x, h.narrow(dim, start, stop - start), port))
-        position = stop
-    if position < h.shape[dim]:
-        pieces.append(h.narrow(dim, position, h.shape[dim] - position))
-    return torch.cat(pieces, dim=dim)
+    """Edits of the sites of a fused op, each widened to the whole op and joined with its like.
+
+    One low-rank product serves all sites, and no slice of the output is cut out and put back: that copy, and its
+    gradient, cost more than the product does.
+    """
+    port = next(iter(parts.values()))[0]
+    size = h.shape[port.channel_dim]
+    wide: dict[tuple[int, float], Edit] = {}
+    for (start, _), (_, edits) in parts.items():
+        for edit in edits:
+            kind = kind_of(edit.kind)
+            tensors = kind.widened(edit.tensors, edit.variant, start, size)
+            attachments.saw(edit)
+            # Every edit that drops its input draws anew, so those are not joined.
+            key = (kind.order, float(len(wide)) if edit.dropout and attachments.training else -1.0)
+            if key in wide:
+                tensors = kind.mix(wide[key].tensors, tensors, edit.variant)
+            wide[key] = replace(edit, tensors=tensors)
+    return apply_edits(attachments, [wide[key] for key in sorted(wide)], x, h, port)
 
 
 def apply_edits(attachments: EditSource, edits: list[Edit], x: torch.Tensor, h: torch.Tensor, port: Any) -> torch.Tensor:

@@ -83,7 +83,8 @@ def token_hits(outputs: Tensors, targets: Tensors) -> torch.Tensor:
 
 def next_token_loss(outputs: Tensors, targets: Tensors) -> torch.Tensor:
     """Cross entropy where position t scores the token of position t + 1; prompts and padding are -100."""
-    return token_loss({"logits": outputs["logits"][:, :-1]}, {"tokens": targets["tokens"][:, 1:]})  # (batch, tokens - 1, V)
+    # Targets are moved, not scores: cutting the last position off would copy every score.
+    return token_loss(outputs, {"tokens": F.pad(targets["tokens"][:, 1:], (0, 1), value=IGNORED)})  # (batch, tokens)
 
 
 def next_token_hits(outputs: Tensors, targets: Tensors) -> torch.Tensor:

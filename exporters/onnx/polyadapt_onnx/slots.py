@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,19 +11,24 @@ import torch
 from polyadapt.artifact import Artifact
 from polyadapt.edits import Edit, kind_of
 from polyadapt.edits.edit import group_name, slot_name
+from polyadapt.edits.kinds.module import seeded_state, silent, structure_of
 from polyadapt.errors import UserError
 from polyadapt.sites import Ports
 
 
 @dataclass(frozen=True)
 class SlotGroup:
-    """The slots of one edit: `shapes` with symbols on free axes, and the identity as default."""
+    """The slots of one edit: `shapes` with symbols on free axes, and the identity as default.
+
+    `module` is an edit of kind `module` with its live module, for groups of that kind: it tells what no port can.
+    """
 
     site: str
     kind: str
     variant: str
     shapes: Mapping[str, tuple[int | str, ...]]
     default: Mapping[str, torch.Tensor]
+    module: Edit | None = None
 
     @property
     def key(self) -> str:
@@ -38,17 +43,19 @@ def slot_groups(ports: Ports, artifacts: Iterable[Artifact]) -> list[SlotGroup]:
     """The union of the artifacts' edits as groups of slots; a class head is always a slot.
 
     Raises:
-        UserError: an artifact holds a kind that has no slots, with the form that takes it.
+        UserError: an artifact holds a kind that has no slots, with the form that takes it, or two hold modules of different sizes at one site.
     """
-    wanted: dict[tuple[str, str, str], None] = {}
+    wanted: dict[tuple[str, str, str], Edit | None] = {}
     if ports.head is not None:
         wanted[("head", "prototypes", "")] = None
     for artifact in artifacts:
         for edit in artifact.edits:
-            if not kind_of(edit.kind).has_slots or edit.kind == "module":
+            if not kind_of(edit.kind).has_slots:
                 raise UserError(f"{artifact.method} changes {edit.key}, and {edit.kind} has no slots; export it with form='merged'")
-            wanted[(edit.site, edit.kind, edit.variant)] = None
-    return [slot_group(ports, *key) for key in wanted]
+            key = (edit.site, edit.kind, edit.variant)
+            _refuse_other_sizes(edit, wanted.get(key))
+            wanted.setdefault(key, edit if edit.kind == "module" else None)
+    return [slot_group(ports, *key) if module is None else module_group(module) for key, module in wanted.items()]
 
 
 def slot_group(ports: Ports, site: str, kind_name: str, variant: str) -> SlotGroup:
@@ -58,11 +65,29 @@ def slot_group(ports: Ports, site: str, kind_name: str, variant: str) -> SlotGro
     return SlotGroup(site, kind_name, variant, kind.shapes(port, variant), kind.identity(port, variant))
 
 
+def module_group(edit: Edit) -> SlotGroup:
+    """The slots of a module: all sizes fixed, zeros as default. Where zeros are no identity, the gate refuses the graph."""
+    structure_of(edit)
+    shapes = {name: tuple(value.shape) for name, value in edit.tensors.items()}
+    return SlotGroup(edit.site, edit.kind, edit.variant, shapes, silent(edit.tensors), edit)
+
+
+def _refuse_other_sizes(edit: Edit, other: Edit | None) -> None:
+    if other is None:
+        return
+    for name, value in edit.tensors.items():
+        if name not in other.tensors or other.tensors[name].shape != value.shape:
+            raise UserError(f"two artifacts hold modules of different sizes at {edit.key} ({name}); sizes of modules are fixed in a graph, export them as two bundles")
+
+
 def example_edits(ports: Ports, groups: Iterable[SlotGroup], sizes: Iterable[int], generator: torch.Generator) -> list[Edit]:
     """Seeded edits without a zero factor; free axes take `sizes` in turn, so that ranks are mixed."""
     cycle = list(sizes)
     made = []
     for index, group in enumerate(groups):
+        if group.module is not None:
+            made.append(replace(group.module, tensors=seeded_state(group.module, generator)))
+            continue
         kind = kind_of(group.kind)
         tensors = kind.example(ports.get(kind.port, group.site), group.variant, cycle[index % len(cycle)], generator)
         made.append(Edit(group.site, group.kind, tensors, group.variant))

@@ -2,4 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from polyadapt.hookspecs import hookimpl
+from polyadapt.methods.card import MethodCard
+from polyadapt_speech.convpass.card import CARD as CONVPASS
+
 HOOK_API_RANGE = (1, 1)
+
+
+@hookimpl
+def polyadapt_register_methods(register: Callable[[MethodCard], None]) -> None:
+    """Adapters of spectrogram transformers."""
+    register(CONVPASS)

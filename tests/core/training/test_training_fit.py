@@ -24,6 +24,7 @@ from polyadapt.methods.base import Method
 from polyadapt.model import Model
 from polyadapt.testing.conformance import LABELS, state_of
 from polyadapt.training import Objective, TrainingData, TrainPlan, TrainSettings, estimate, fit, train_form
+from polyadapt.training.keep import kept
 from polyadapt.training.run import Run
 from polyadapt.training.watch import memory_error
 
@@ -63,6 +64,25 @@ def test_fit_leaves_the_model_as_it_was(prefix: str, family: str, method: str, s
     assert flags(model) == marks
     assert all(parameter.grad is None for parameter in model.module.parameters())
     assert artifact.labels == LABELS and any(bool(value.abs().max() > 0) for value in artifact.slots.values() if value.numel())
+
+
+def test_kept_puts_back_buffers_modes_and_gradients() -> None:
+    """Also a buffer that was replaced by another tensor, and after an error."""
+    net = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 2))
+    net[0].eval()
+    net[1].bias.requires_grad_(False)
+    norm: Any = net[0]
+    mean, before = norm.running_mean, {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(ValueError, match="stop"), kept(net):
+        net.train()
+        net(torch.randn(4, 3)).sum().backward()
+        norm.running_var = torch.zeros(3)
+        net[1].bias.requires_grad_(True)
+        raise ValueError("stop")
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items()) and norm.running_mean is mean
+    assert (net.training, norm.training, net[1].training) == (True, False, True)
+    assert [parameter.requires_grad for parameter in net.parameters()] == [True, True, True, False]
+    assert all(parameter.grad is None for parameter in net.parameters())
 
 
 def test_the_artifact_is_what_was_trained(tmp_path: Path, tiny: Tiny, labelled_rows: Rows, method_of: MethodOf) -> None:

@@ -18,6 +18,7 @@ from polyadapt.model import Model
 from polyadapt.testing.conformance import state_of
 from polyadapt.training import TrainingData, TrainSettings, fit
 from polyadapt.training.batches import Examples
+from polyadapt.training.bypass import replaced
 from polyadapt.training.depth import Depth, find_depth
 from polyadapt.training.interrupt import TrainingInterrupted
 from polyadapt.training.prefix import Part, UnfitError
@@ -29,14 +30,16 @@ Rows = Callable[..., Dataset]
 MethodOf = Callable[[str], Method]
 
 
-def run(model: Model, method: Method, rows: Rows, prefix: str, directory: Path | None = None, options: dict[str, Any] | None = None, **changes: Any) -> tuple[Any, str, int]:
+def run(
+    model: Model, method: Method, rows: Rows, prefix: str, directory: Path | None = None, options: dict[str, Any] | None = None, seed: int = 1, **changes: Any
+) -> tuple[Any, str, int]:
     """(artifact, what was cached, forward passes of the whole backbone's first block)."""
     events: list[Any] = []
     settings = TrainSettings(**{"epochs": 4, "batch_size": 8, "frozen_prefix": prefix, **changes})
     first = model.backbone.get_submodule(_first_block(model))
     calls: list[int] = []
     handle = first.register_forward_hook(lambda module, args, output: calls.append(1))
-    artifact = fit(model, method, method.card.options(**(options or {})), TrainingData(rows(model, 20, 1), rows(model, 5, 2)), settings, events.append, directory)
+    artifact = fit(model, method, method.card.options(**(options or {})), TrainingData(rows(model, 20, seed), rows(model, 5, 2)), settings, events.append, directory)
     handle.remove()
     return artifact, next(event["prefix"] for event in events if event.kind == "started"), len(calls)
 
@@ -113,6 +116,8 @@ def test_other_data_or_another_depth_is_computed_anew(tmp_path: Path, tiny: Tiny
     run(model, lora, labelled_rows, "cache", tmp_path, {"sites": ("block.1.*",)})
     run(model, method_of("linear_probe"), labelled_rows, "cache", tmp_path)
     assert len(list((tmp_path / "prefix").iterdir())) == 4
+    run(model, method_of("linear_probe"), labelled_rows, "cache", tmp_path, seed=7)
+    assert len(list((tmp_path / "prefix").iterdir())) == 5, "other training data, the same validation data"
 
 
 def test_no_room_is_said(tiny: Tiny, labelled_rows: Rows, method_of: MethodOf) -> None:
@@ -148,29 +153,49 @@ def test_dropout_on_texts_of_different_lengths_is_not_cached(tiny: Tiny, labelle
         torch.testing.assert_close(cached.slots[name], value, rtol=0, atol=1e-5)
 
 
-class Skipping(nn.Module):
-    """A last block whose owner adds what came before the first one: a net that a prefix cannot be cut from."""
+class LooksBack(nn.Module):
+    """A block that takes something from below the first one: the picture itself, or what the stem makes of it."""
 
-    def __init__(self, root: nn.Module, stem: nn.Module, block: nn.Module) -> None:
+    def __init__(self, root: nn.Module, block: nn.Module, look: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
-        self.block = block
-        self.seen: list[torch.Tensor] = []
-        root.register_forward_pre_hook(lambda module, args: self.seen.clear())
-        stem.register_forward_hook(lambda module, args, output: self.seen.append(output))
+        self.block, self.look = block, look
+        self.images: list[torch.Tensor] = []
+        root.register_forward_pre_hook(lambda module, args, inputs: self.images.append(inputs["image"]), with_kwargs=True)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        patches = self.seen.pop()
-        return self.block(hidden) + nn.functional.pad(patches, (0, 0, 1, 0))
+        result: torch.Tensor = self.block(hidden * (1 + self.look(self.images[-1]).abs().mean()))
+        return result
 
 
-def test_a_net_that_looks_back_is_not_cached(tiny: Tiny, labelled_rows: Rows) -> None:
+def test_a_net_that_looks_back_at_its_stem_is_not_cached(tiny: Tiny, labelled_rows: Rows) -> None:
     model = tiny("vit")
     backbone: Any = model.backbone
     examples = Examples(labelled_rows(model, 4, 1), model, 2**20)
-    upper_blocks(model, Depth(("blocks.0",)), Part("train", examples), torch.device("cpu"))
-    backbone.blocks[1] = Skipping(model.module, backbone.patch_embed, backbone.blocks[1])
+    lower, _ = upper_blocks(model, Depth(("blocks.0",)), Part("train", examples), torch.device("cpu"))
+    assert lower.kept == () and set(lower.dropped) == {"image"}
+    backbone.blocks[1] = LooksBack(model.module, backbone.blocks[1], lambda image: backbone.patch_embed(image))
     with pytest.raises(UnfitError, match="looks at more"):
         upper_blocks(model, Depth(("blocks.0",)), Part("train", examples), torch.device("cpu"))
+
+
+def test_a_net_that_looks_back_at_its_input_is_given_it(tiny: Tiny, labelled_rows: Rows) -> None:
+    model = tiny("vit")
+    backbone: Any = model.backbone
+    backbone.blocks[1] = LooksBack(model.module, backbone.blocks[1], lambda image: image)
+    part = Part("train", Examples(labelled_rows(model, 4, 1), model, 2**20))
+    lower, answers = upper_blocks(model, Depth(("blocks.0",)), part, torch.device("cpu"))
+    assert lower.kept == ("image",)
+    inputs = part.batch([1, 2]).inputs
+    with torch.no_grad():
+        activations, expected = lower.compute(part, [1, 2]), model.module(**inputs)["logits"]
+        assert torch.equal(activations, backbone.blocks[0](tokens_of(backbone, inputs["image"])))
+        with replaced(model.module, answers):
+            torch.testing.assert_close(lower.finish(inputs, activations)["logits"], expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
+
+
+def tokens_of(backbone: Any, image: torch.Tensor) -> torch.Tensor:
+    """What enters block 0 of a timm ViT."""
+    return backbone.norm_pre(backbone.patch_drop(backbone._pos_embed(backbone.patch_embed(image))))
 
 
 def test_depth_is_the_lowest_touched_block(tiny: Tiny, labelled_rows: Rows, method_of: MethodOf) -> None:

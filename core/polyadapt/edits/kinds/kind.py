@@ -66,6 +66,10 @@ class Kind:
         """The same effect with its free axis brought to `size`."""
         raise self.no("be padded")
 
+    def widened(self, tensors: Tensors, variant: str, start: int, size: int) -> dict[str, torch.Tensor]:
+        """The edit of a whole op with `size` outputs that does to its rows from `start` on what this one does, and nothing to the others."""
+        raise self.no("be widened to a fused op")
+
     def fold(self, tensors: Tensors, variant: str, weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
         """New weight [out, in] and bias [out] of the op with the edit inside, or None where that is impossible."""
         return None

@@ -54,6 +54,9 @@ class LowRank(Kind):
         missing = size - tensors["a"].shape[1]
         return {"a": F.pad(tensors["a"], (0, missing)), "b": F.pad(tensors["b"], (0, 0, 0, missing))}
 
+    def widened(self, tensors: Tensors, variant: str, start: int, size: int) -> dict[str, torch.Tensor]:
+        return {"a": tensors["a"], "b": F.pad(tensors["b"], (start, size - start - tensors["b"].shape[1]))}  # (r, size)
+
     def fold(self, tensors: Tensors, variant: str, weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
         delta = (tensors["a"].to(weight.dtype) @ tensors["b"].to(weight.dtype)).T  # (out, in)
         return weight + delta.reshape(weight.shape), bias

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 
 class Module(Kind):
+    """Any module beside a span."""
+
     name = "module"
     port = "span"
     order = 4
@@ -53,7 +55,9 @@ def structure_of(edit: Edit) -> nn.Module:
         UserError: it was read from a file and not rebuilt, or its state is not what the tensors are.
     """
     if edit.structure is None:
-        raise UserError(f"{edit.key} was read from a file, which holds its tensors alone; load the artifact by polyadapt.load_artifact(folder), which asks its method for the module")
+        raise UserError(
+            f"{edit.key} was read from a file, which holds its tensors alone; load the artifact by polyadapt.load_artifact(folder), which asks its method for the module"
+        )
     expected = {name: tuple(value.shape) for name, value in tensors_of(edit.structure).items()}
     found = {name: tuple(value.shape) for name, value in edit.tensors.items()}
     if expected != found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn import functional as F
 
 from polyadapt.edits.kinds.kind import Kind, Tensors, along, normal
 
@@ -44,6 +45,9 @@ class Scale(Kind):
 
     def pad(self, tensors: Tensors, variant: str, size: int) -> dict[str, torch.Tensor]:
         return dict(tensors)
+
+    def widened(self, tensors: Tensors, variant: str, start: int, size: int) -> dict[str, torch.Tensor]:
+        return {"g": F.pad(tensors["g"], (start, size - start - tensors["g"].shape[0]), value=1.0)}  # (size,)
 
     def fold(self, tensors: Tensors, variant: str, weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
         g = tensors["g"].to(weight.dtype)

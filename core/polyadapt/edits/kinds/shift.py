@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn import functional as F
 
 from polyadapt.edits.kinds.kind import Kind, Tensors, along, normal
 
@@ -39,6 +40,9 @@ class Shift(Kind):
 
     def pad(self, tensors: Tensors, variant: str, size: int) -> dict[str, torch.Tensor]:
         return dict(tensors)
+
+    def widened(self, tensors: Tensors, variant: str, start: int, size: int) -> dict[str, torch.Tensor]:
+        return {"b": F.pad(tensors["b"], (start, size - start - tensors["b"].shape[0]))}  # (size,)
 
     def fold(self, tensors: Tensors, variant: str, weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
         return weight, bias + tensors["b"].to(bias.dtype)

@@ -1,0 +1,1 @@
+"""Convpass: bottlenecks with a convolution along the sequence."""

@@ -54,8 +54,9 @@ class LogMel(nn.Module):
 
     def forward(self, audio: torch.Tensor, **others: torch.Tensor) -> dict[str, torch.Tensor]:
         half = WINDOW_SAMPLES // 2
-        left = audio[:, 1 : half + 1].flip(1)  # (batch, 200)
-        right = audio[:, -half - 1 : -1].flip(1)  # (batch, 200)
+        # `narrow` states the length; a slice of a clip of unknown length has an unknown one, and cannot be traced.
+        left = audio.narrow(1, 1, half).flip(1)  # (batch, 200)
+        right = audio.narrow(1, audio.shape[1] - half - 1, half).flip(1)  # (batch, 200)
         padded = torch.cat([left, audio, right], dim=1).unsqueeze(1)  # (batch, 1, samples + 400)
         waves = nn.functional.conv1d(padded, self.basis, stride=HOP_SAMPLES)[..., :-1]  # (batch, 2F, frames)
         power = waves.square()

@@ -46,6 +46,16 @@ def tiny_model(card: FamilyCard, task: str = "", seed: int = 0) -> Model:
     return build_model(family, backbone, Task(kind, labels), None, reference=f"polyadapt:tiny-{card.id}")  # type: ignore[arg-type]
 
 
+def tasks_of(card: FamilyCard) -> list[str]:
+    """Tasks of a family that are proved: those it can export, the usual one first."""
+    return [task for task in card.tasks if task in card.export]
+
+
+def has_form(method: Method) -> bool:
+    """Whether a method attaches edits, so that these checks concern it; decoding policies and programs do not."""
+    return type(method).form is not Method.form
+
+
 def example_of(model: Model, seed: int = 1, sizes: Mapping[str, int] | None = None) -> dict[str, torch.Tensor]:
     """Seeded inputs at the sizes that the export recipe traces."""
     recipe = model.family.card.export[model.task.kind]
@@ -105,10 +115,13 @@ def check_method(method: Method, model: Model, directory: Path) -> None:
             adapted = model.module(**inputs)
         assert _differs(adapted, base), f"{method.card.id} changes nothing on {model.family.card.id} at a non-degenerate state"
         lowered = tuple(form.lower())
+        _check_checkpoint(method, model, form, adapted, inputs)
     finally:
         attachments.remove_all()
     _check_restored(model, before)
     _check_artifact(method, model, lowered, adapted, inputs, directory)
+    _check_restored(model, before)
+    _check_swap(method, model, lowered, base, inputs)
     _check_restored(model, before)
     _check_fold(model, lowered, adapted, inputs)
     _check_restored(model, before)
@@ -160,6 +173,40 @@ def _one_step(model: Model, inputs: Mapping[str, torch.Tensor]) -> None:
     _loss(model.module(**inputs)).backward()  # type: ignore[no-untyped-call]
     optimiser.step()
     model.module.eval()
+
+
+def _check_checkpoint(method: Method, model: Model, form: Form, adapted: Mapping[str, torch.Tensor], inputs: Mapping[str, torch.Tensor]) -> None:
+    """What `trained` gives brings a form that went on training back to the same outputs, bit for bit."""
+    state = {name: value.clone() for name, value in form.trained().items()}
+    for moved in (*form.parameters(), *attachments_of(model.module).trainable()):
+        if moved.requires_grad:
+            moved.data.add_(0.1)
+    form.load_trained(state)
+    with torch.no_grad():
+        again = model.module(**inputs)
+    assert not _differs(again, adapted), f"{method.card.id} on {model.family.card.id}: a checkpoint does not bring back the outputs"
+
+
+def _check_swap(method: Method, model: Model, lowered: tuple[Edit, ...], base: Mapping[str, torch.Tensor], inputs: Mapping[str, torch.Tensor]) -> None:
+    """A, B, A and the bare base, with both attached: every answer repeats bit for bit."""
+    attachments = attachments_of(model.module, model.ports, model.backbone)
+    other = [Edit(edit.site, edit.kind, {name: value * 1.25 for name, value in edit.tensors.items()}, edit.variant, structure=edit.structure) for edit in lowered]
+    attachments.add("a", Lowered(lowered))
+    attachments.add("b", Lowered(other), activate=False)
+    try:
+        with torch.no_grad():
+            first, second, third, bare = (_with_active(model, *names, inputs=inputs) for names in (("a",), ("b",), ("a",), ()))
+    finally:
+        attachments.remove_all()
+    assert _differs(second, first), f"{method.card.id} on {model.family.card.id}: swapping to another adapter changes nothing"
+    assert not _differs(third, first), f"{method.card.id} on {model.family.card.id}: A, B, A does not repeat A"
+    assert not _differs(bare, base), f"{method.card.id} on {model.family.card.id}: with nothing active the base does not answer as before"
+
+
+def _with_active(model: Model, *names: str, inputs: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    with attachments_of(model.module).using(*names):
+        outputs: Mapping[str, torch.Tensor] = model.module(**inputs)
+    return outputs
 
 
 def _check_restored(model: Model, before: Mapping[str, torch.Tensor]) -> None:

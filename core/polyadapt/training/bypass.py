@@ -19,11 +19,16 @@ class Now:
 
 
 class Bypass(nn.Module):
-    """Takes a module's place: its answer is given, its attributes are the module's own."""
+    """Takes a module's place: its answer is given, its attributes are the module's own.
 
-    def __init__(self, module: nn.Module, answer: Callable[..., Any]) -> None:
+    A module that still runs (`is_live`) stays in the tree, so that it hears of training and evaluation mode.
+    """
+
+    def __init__(self, module: nn.Module, answer: Callable[..., Any], is_live: bool) -> None:
         super().__init__()
-        self.__dict__["inner"] = module  # not a submodule: its parameters are out of the tree for the time
+        self.__dict__["inner"] = module
+        if is_live:
+            self.add_module("live", module)
         self.__dict__["answer"] = answer
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -103,8 +108,14 @@ def given(now: Now, wrap: Callable[[torch.Tensor], Any]) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
-def replaced(root: nn.Module, answers: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
-    """Put stand-ins in place of the modules at the given paths; the modules themselves return at the end of the block."""
+def replaced(root: nn.Module, answers: Mapping[str, Callable[..., Any]], are_live: bool = False) -> Iterator[None]:
+    """Put stand-ins in place of the modules at the given paths; the modules themselves return at the end of the block.
+
+    Args:
+        root: where paths begin.
+        answers: what the stand-ins answer, by path.
+        are_live: whether the answers run the modules.
+    """
     places: list[tuple[nn.Module, str, nn.Module]] = []
     try:
         for path, answer in answers.items():
@@ -113,7 +124,7 @@ def replaced(root: nn.Module, answers: Mapping[str, Callable[..., Any]]) -> Iter
             module = parent._modules[name]
             assert module is not None
             places.append((parent, name, module))
-            parent._modules[name] = Bypass(module, answer)
+            parent._modules[name] = Bypass(module, answer, are_live)
         yield
     finally:
         for parent, name, module in reversed(places):

@@ -24,6 +24,7 @@ from polyadapt.training.loop import Loop
 from polyadapt.training.losses import Objective, objective_for
 from polyadapt.training.modes import Switch, training_modes
 from polyadapt.training.processes import Processes, find_processes, moved
+from polyadapt.training.recompute import recomputing
 from polyadapt.training.run import Run
 from polyadapt.training.watch import memory_error
 from polyadapt.training.work import Work
@@ -103,7 +104,7 @@ def train_form(model: Model, form: Form, data: HasParts, run: Run, plan: TrainPl
             loop = Loop(_work(model, form, switch, parameters, feeds, run, plan), processes, run.emit, run.directory)
             _take_up(loop, run, processes)
             _announce(loop, plan.method, feeds.prefix)
-            with feeds.active():
+            with feeds.active(), recomputing(model, attachments) if run.settings.gradient_checkpointing else contextlib.nullcontext():
                 loop.run()
             edits = tuple(_on_cpu(edit) for edit in form.lower())
         form.to("cpu")

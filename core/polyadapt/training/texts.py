@@ -47,23 +47,25 @@ def target_tokens(model: Model, text: str) -> np.ndarray:
 
 
 def transcript_tokens(model: Model, text: str) -> np.ndarray:
-    """A transcript as symbols of the task's vocabulary (its labels), else as tokens of the tokenizer. int64 [symbols].
+    """A transcript as symbols of the task's vocabulary (its labels, or `vocabulary` of its details), else as tokens of the tokenizer. int64 [symbols].
 
     Raises:
         UserError: a character that the vocabulary lacks, or neither vocabulary nor tokenizer.
     """
-    index = {symbol: number for number, symbol in enumerate(model.task.labels)}
+    details: dict[str, Any] = model.task.details
+    vocabulary = [str(symbol) for symbol in model.task.labels or details.get("vocabulary") or ()]
+    index = {symbol: number for number, symbol in enumerate(vocabulary)}
     if not index:
         if not _tokenizer_path(model):
             raise UserError(f"the vocabulary of {model.reference} is not known, so transcripts cannot be targets; name its symbols as the task's labels")
         return np.array(_tokenizer_of(model).encode(text, add_special_tokens=False).ids, dtype=np.int64)
-    separator = str(model.task.details.get("separator", "|"))
+    separator = str(details.get("separator", "|"))
     symbols = []
     for character in " ".join(text.split()):
         forms = (separator if character == " " else character, character, character.upper(), character.lower())
         found = next((index[form] for form in forms if form in index), None)
         if found is None:
-            raise UserError(f"character {character!r} of {text!r} is not in the model's vocabulary ({''.join(model.task.labels)[:60]}); spell it out or remove it")
+            raise UserError(f"character {character!r} of {text!r} is not in the model's vocabulary ({''.join(vocabulary)[:60]}); spell it out or remove it")
         symbols.append(found)
     return np.array(symbols, dtype=np.int64)
 

@@ -73,6 +73,6 @@ def memory_error(error: BaseException) -> TrainingError | None:
         return None
     first = text.splitlines()[0] if text else type(error).__name__
     return TrainingError(
-        f"memory ran out ({first}); raise train.accumulation (same result, less memory), lower train.batch_size, set train.precision = 'bf16', "
+        f"memory ran out ({first}); raise train.accumulation or set train.gradient_checkpointing (same result, less memory), lower train.batch_size, set train.precision = 'bf16', "
         "or train sites in upper blocks only, so that train.frozen_prefix can leave the lower ones out"
     )

@@ -152,32 +152,56 @@ def check_artifact_effect(graph: Graph, base: Case, case: Case, report: GateRepo
     report.effects.append({"check": "artifact", "artifact": case.artifact, "change": change, "ok": alive and small, "message": message})
 
 
-def check_slot_effects(graph: Graph, case: Case, no_effect: Mapping[str, str], report: GateReport) -> None:
+def check_slot_effects(graph: Graph, cases: Sequence[Case], no_effect: Mapping[str, str], report: GateReport) -> None:
     """Perturb each slot alone, at a state without zero factors; declared nulls must stay null.
 
-    A declared null is asserted with its own group fed alone: what is exact for the bare network (softmax does not
-    see a shift of all its scores) no longer holds beside, say, a prefix.
+    A unit may sleep behind its activation for one input, so a slot that moves nothing is tried with the other cases
+    too: one that reaches nothing moves nothing at any of them.
+
+    Args:
+        cases: the same slots with inputs of different sizes.
+        no_effect: globs of `site:kind` that the family declares to be null, with the reason.
     """
-    reference = graph.run(case.inputs, case.slots)
-    for name, value in case.slots.items():
+    # Small cases are cheap. Cached keys of an example come from the bare base, so nulls are asserted where the cache is empty.
+    ordered = sorted(cases, key=lambda case: (case.sizes.get("past", 0), sum(value.size for value in case.inputs.values())))
+    plain: dict[str, Arrays] = {}
+    for name, value in cases[0].slots.items():
         if not value.size:
             continue
-        reason = next((why for glob, why in no_effect.items() if fnmatch.fnmatchcase(name.rsplit(".", 1)[0], glob)), "")
         group = name.rpartition(".")[0]
-        state = {other: fed for other, fed in case.slots.items() if other.rpartition(".")[0] == group} if reason else dict(case.slots)
-        before = graph.run(case.inputs, state) if reason else reference
-        noise = np.random.default_rng(0).standard_normal(value.shape).astype(value.dtype)
-        moved = 1.0 - value if name.endswith(":prototypes.cosine") else value + noise * max(float(np.std(value)), 0.1)
-        found = graph.run(case.inputs, {**state, name: moved})
-        # A null concerns the answer; a shifted key is still seen in the cache that the graph hands out.
-        watched = graph.outputs[:1] if reason else graph.outputs
-        change = max(relative_error(found[output], before[output]) for output in watched)
+        reason = next((why for glob, why in no_effect.items() if fnmatch.fnmatchcase(group, glob)), "")
+        change = 0.0
+        for case in ordered[:1] if reason else ordered:
+            if not reason and case.name not in plain:
+                plain[case.name] = graph.run(case.inputs, case.slots)
+            change = max(change, _null_change(graph, case, name) if reason else _change_by(graph, case, name, case.slots, plain[case.name]))
+            if change:
+                break
         alive = change > 10 * report.tolerance if reason else change > 0
         ok = alive != bool(reason)
         message = f"slot {name}: " + (f"declared without effect ({reason}) but moves the output by {change:.2g}" if reason else f"moves no output (relative change {change:.2g})")
-        report.effects.append(
-            {"check": "slot", "slot": name, "change": change, "declared_null": reason, "ok": ok, "message": message if not ok else f"slot {name}: relative change {change:.2g}"}
-        )
+        report.effects.append({"check": "slot", "slot": name, "change": change, "declared_null": reason, "ok": ok, "message": message if not ok else f"slot {name}: relative change {change:.2g}"})
+
+
+def _null_change(graph: Graph, case: Case, name: str) -> float:
+    """The change of the answer when a declared null moves, its own group fed alone.
+
+    What is exact for the bare network (softmax does not see a shift of all its scores) no longer holds beside,
+    say, a prefix; and a shifted key is still seen in the cache that a graph hands out behind its answer.
+    """
+    group = name.rpartition(".")[0]
+    state = {other: fed for other, fed in case.slots.items() if other.rpartition(".")[0] == group}
+    before = graph.run(case.inputs, state)
+    return _change_by(graph, case, name, state, {graph.outputs[0]: before[graph.outputs[0]]})
+
+
+def _change_by(graph: Graph, case: Case, name: str, state: Arrays, before: Arrays) -> float:
+    """Largest relative change of the watched outputs `before` when one slot of `state` moves."""
+    value = state[name]
+    noise = np.random.default_rng(0).standard_normal(value.shape).astype(value.dtype)
+    moved = 1.0 - value if name.endswith(":prototypes.cosine") else value + noise * max(float(np.std(value)), 0.1)
+    found = graph.run(case.inputs, {**state, name: moved})
+    return max(_change(found[output], reference) for output, reference in before.items())
 
 
 def numpy_of(tensors: Mapping[str, torch.Tensor]) -> Arrays:

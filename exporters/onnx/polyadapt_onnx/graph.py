@@ -1,12 +1,14 @@
 """From a torch module with attached edits to an ONNX file whose slots are overridable initializers.
 
-`torch.func.functional_call` makes any named parameter an input of the traced graph; each such input then
+Slots take the place of named parameters while the graph is traced, so they are inputs of it; each such input then
 gets the identity as initializer of the same name, so that it may be fed and need not be.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,9 +39,28 @@ class GraphModule(nn.Module):
         self._outputs, self._slots = tuple(outputs), dict(slot_parameters)
 
     def forward(self, inputs: dict[str, torch.Tensor], slots: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        given = {self._slots[name]: value for name, value in slots.items()}
-        outputs = torch.func.functional_call(self.inner, given, (), kwargs=inputs)
+        with substituted(self.inner, {self._slots[name]: value for name, value in slots.items()}):
+            outputs = self.inner(**inputs)
         return tuple(outputs[name] for name in self._outputs)
+
+
+@contextlib.contextmanager
+def substituted(module: nn.Module, given: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Tensors in the place of named parameters within a block.
+
+    What `torch.func.functional_call` does, which the legacy exporter's tracer refuses.
+    """
+    kept: list[tuple[dict[str, Any], str, Any]] = []
+    try:
+        for path, value in given.items():
+            owner, _, name = path.rpartition(".")
+            table: dict[str, Any] = module.get_submodule(owner)._parameters
+            kept.append((table, name, table[name]))
+            table[name] = value
+        yield
+    finally:
+        for table, name, value in reversed(kept):
+            table[name] = value
 
 
 @dataclass(frozen=True)
@@ -71,7 +92,7 @@ def write_graph(traced: Traced, path: Path) -> str:
     slots = {name: traced.example_slots[name] for name in names}
     path.parent.mkdir(parents=True, exist_ok=True)
     context = ExplicitAttention() if traced.recipe.explicit_attention else contextlib.nullcontext()
-    with torch.no_grad(), context, quiet():
+    with torch.no_grad(), context, quiet(), paused_collection():
         try:
             if traced.recipe.exporter == "legacy":
                 _write_legacy(module, inputs, slots, traced, path)
@@ -196,10 +217,10 @@ def _dynamic_axes(spec: TensorSpec, recipe: ExportRecipe) -> dict[int, Any]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """The exporters warn at length about things that the gate decides."""
+    """The exporters warn at length about things that the gate decides, and print whole graphs when they give up."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export", "onnx_ir")]
     levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.ERROR)
@@ -208,3 +229,15 @@ def quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def paused_collection() -> Iterator[None]:
+    """No garbage collection within a block: tracing makes millions of small objects that live until its end (a fifth of its time)."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

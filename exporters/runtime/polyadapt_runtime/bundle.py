@@ -66,8 +66,7 @@ class Bundle:
             batch_size: the most examples in one run of the graph.
 
         Returns:
-            For one input: a `Prediction` (classification), an array (features, array) or text; for a list or a table the
-            list of them, features as one array [examples, d].
+            For one input a `Prediction`, an array or text; for a list or a table a list of them, features as one array [examples, d].
 
         Raises:
             InputError: the raw input is not what the model takes.

@@ -257,3 +257,23 @@ def test_estimate_counts_what_a_run_takes(job: ModuleType, method_of: MethodOf) 
 def test_events_and_settings_import_no_torch() -> None:
     code = "import sys; from polyadapt.training import Event, TrainSettings; assert not {'torch', 'numpy'} & set(sys.modules), sorted(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(("family", "method", "options"), [("vit", "lora", {"dropout": 0.1}), ("bert", "full", {}), ("llama", "dora", {}), ("wav2vec2", "bottleneck", {})])
+def test_gradient_checkpointing_gives_the_same_bits(family: str, method: str, options: dict[str, Any], tiny: Tiny, labelled_rows: Rows, method_of: MethodOf) -> None:
+    """Dropout included: blocks that run again draw what they drew before. And they do run again."""
+    model, chosen = tiny(family, "classification"), method_of(method)
+    data = TrainingData(labelled_rows(model, 8, 1))
+    from polyadapt.sites import stack
+
+    block = model.backbone.get_submodule(stack(model.family.blocks(model.backbone), model.backbone)[-1])
+    calls: list[int] = []
+    handle = block.register_forward_pre_hook(lambda module, args: calls.append(1))
+    results, counts = [], []
+    for again in (False, True):
+        calls.clear()
+        results.append(fit(model, chosen, chosen.card.options(**options), data, TrainSettings(**QUICK, frozen_prefix="off", gradient_checkpointing=again)).slots)
+        counts.append(len(calls))
+    handle.remove()
+    assert counts[1] - counts[0] == 4, "one more run of the block in each of four steps"
+    assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())

@@ -60,7 +60,7 @@ def test_ctc_sums_over_all_alignments() -> None:
 def test_ctc_takes_the_blank_of_the_task() -> None:
     logits = torch.randn(1, 6, 4, generator=torch.Generator().manual_seed(0))
     targets = {"tokens": torch.tensor([[0, 1]]), "frames": torch.tensor([6])}
-    found = objective_for(Task("ctc", details={"blank": 3})).total({"logits": logits}, targets)
+    found = objective_for(Task("ctc", details={"blank_id": 3})).total({"logits": logits}, targets)
     swapped = logits[..., [3, 0, 1, 2]]  # the same with the blank in front
     expected = objective_for(Task("ctc")).total({"logits": swapped}, {**targets, "tokens": torch.tensor([[1, 2]])})
     assert float(found) == pytest.approx(float(expected), rel=1e-6)

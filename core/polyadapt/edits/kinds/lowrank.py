@@ -7,7 +7,6 @@ Embedding:    in = vocabulary.                h + a[ids] @ b
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -74,9 +73,9 @@ def convolve(module: Any, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> 
         full = (a @ b).T.reshape(b.shape[1], module.in_channels // module.groups, *kernel)  # (out, in/groups, k…)
         grouped: torch.Tensor = function(x, full, None, module.stride, padding, module.dilation, module.groups)
         return grouped
-    channels, rank = a.shape[0] // math.prod(kernel), a.shape[1]
-    down = a.T.reshape(rank, channels, *kernel)  # (r, in, k…)
-    up = b.T.reshape(b.shape[1], rank, *([1] * len(kernel)))  # (out, r, 1…)
+    # The channels come from the module: taken from a traced tensor, the legacy exporter would not know the kernel's size.
+    down = a.T.reshape(a.shape[1], module.in_channels, *kernel)  # (r, in, k…)
+    up = b.T[(..., *[None] * len(kernel))]  # (out, r, 1…)
     result: torch.Tensor = function(function(x, down, None, module.stride, padding, module.dilation), up)
     return result
 

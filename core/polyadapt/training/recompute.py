@@ -1,0 +1,52 @@
+"""Gradient checkpointing: blocks keep their inputs only and run again in the backward pass.
+
+Paper: Training Deep Nets with Sublinear Memory Cost (arXiv 1604.06174).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from polyadapt.edits.attach import Attachments
+from polyadapt.errors import UserError
+from polyadapt.model import Model
+from polyadapt.sites import stack
+from polyadapt.training.bypass import Bypass, replaced
+
+
+def recomputing(model: Model, attachments: Attachments) -> contextlib.AbstractContextManager[None]:
+    """The context within which blocks are run again in the backward pass; those that a prefix leaves out stay left out.
+
+    Raises:
+        UserError: the family names no blocks.
+    """
+    paths = stack(model.family.blocks(model.backbone), model.backbone)
+    if not paths:
+        raise UserError(f"family {model.family.card.id!r} names no blocks to run again; set train.gradient_checkpointing = false and raise train.accumulation instead")
+    blocks = {f"backbone.{path}": model.backbone.get_submodule(path) for path in paths}
+    return replaced(model.module, {path: _again(block, attachments) for path, block in blocks.items() if not isinstance(block, Bypass)}, are_live=True)
+
+
+def _again(block: nn.Module, attachments: Attachments) -> Callable[..., Any]:
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return block(*args, **kwargs)
+        table = attachments._table
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            # The second run needs the edits of the first, as tensors of the same graph; the table is gone by then.
+            held, attachments._table = attachments._table, table
+            try:
+                return block(*args, **kwargs)
+            finally:
+                attachments._table = held
+
+        return checkpoint(run, *args, use_reentrant=False, **kwargs)
+
+    return answer

@@ -1,0 +1,191 @@
+"""Exported slots: what they cost beside a merged graph, what the runtime adds to onnxruntime, what a switch takes.
+
+A BERT encoder with 6 layers of width 384 and random weights; LoRA of rank 8 on q, v, o and both FFN projections (60
+slot tensors, 1.2 MB). Graphs are compared through onnxruntime alone with slots as OrtValues; the runtime's call is
+compared with the bare `session.run` on the same graph, the same inputs and the same slots as numpy arrays.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from measuring import Load, Report, Row, Side, Target, arguments_of, in_turns, median_interval, timed
+from polyadapt_onnx.exporter import export
+
+from polyadapt.artifact import Artifact
+from polyadapt.families.bert.card import CARD as BERT
+from polyadapt.families.bert.model import Bert
+from polyadapt.families.shared import enliven
+from polyadapt.methods.base import load_method
+from polyadapt.methods.lora.card import CARD as LORA
+from polyadapt.model import Model, build_model
+from polyadapt.signature import Task
+from polyadapt.sources.processors import make_processor
+from polyadapt.testing.conformance import non_degenerate
+from polyadapt_runtime import Bundle
+
+SIZES = ((1, 16), (1, 128), (8, 128))
+SITES = ("attn.q", "attn.v", "attn.o", "ffn.up", "ffn.down")
+
+
+def encoder() -> Model:
+    """Six layers of width 384."""
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=8192, hidden_size=384, num_hidden_layers=6, num_attention_heads=6, intermediate_size=1536, max_position_embeddings=256, attn_implementation="sdpa"
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        backbone = enliven(BertModel(config))
+    return build_model(Bert(BERT), backbone, Task("features"), make_processor({"kind": "tensors"}), reference="encoder")
+
+
+def lora(model: Model, seed: int) -> Artifact:
+    """An artifact without a zero factor."""
+    form = load_method(LORA).build(model, LORA.options(sites=SITES, rank=8), torch.Generator().manual_seed(seed))
+    non_degenerate(form)
+    return Artifact("lora", model.base_id, model.family.card.id, model.task.kind, tuple(form.lower()))
+
+
+def session(bundle: Path, threads: int) -> onnxruntime.InferenceSession:
+    """The bundle's graph in onnxruntime alone."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = options.inter_op_num_threads = threads
+    return onnxruntime.InferenceSession(str(bundle / "onnx" / "model.onnx"), options, providers=["CPUExecutionProvider"])
+
+
+class Choice:
+    """One call in one session for each number of threads."""
+
+    def __init__(self, make: Callable[[int], Callable[[], object]], threads: tuple[int, ...]) -> None:
+        self.threads = threads
+        self._calls = {count: make(count) for count in threads}
+        self._now = threads[0]
+
+    def set_threads(self, count: int) -> None:
+        self._now = count
+
+    def __call__(self) -> object:
+        return self._calls[self._now]()
+
+    def side(self, name: str, repeats: int) -> Side:
+        """A side that calls so often that one run takes some ten milliseconds."""
+
+        def run() -> None:
+            for _ in range(repeats):
+                self()
+
+        return Side(name, run, self.threads, self.set_threads)
+
+
+def graph_call(bundle: Path, feeds: Mapping[str, np.ndarray]) -> Callable[[int], Callable[[], object]]:
+    """onnxruntime alone, everything as OrtValues."""
+
+    def make(count: int) -> Callable[[], object]:
+        inner, values = session(bundle, count), {name: onnxruntime.OrtValue.ortvalue_from_numpy(value) for name, value in feeds.items()}
+        return lambda: inner.run_with_ort_values(None, values)
+
+    return make
+
+
+def bare_call(bundle: Path, feeds: Mapping[str, np.ndarray]) -> Callable[[int], Callable[[], object]]:
+    """`session.run` as everybody writes it."""
+
+    def make(count: int) -> Callable[[], object]:
+        inner = session(bundle, count)
+        return lambda: inner.run(None, dict(feeds))
+
+    return make
+
+
+def runtime_call(bundle: Path, feeds: Mapping[str, np.ndarray], artifact: str | None) -> Callable[[int], Callable[[], object]]:
+    """A call of the runtime."""
+
+    def make(count: int) -> Callable[[], object]:
+        opened = Bundle(bundle, device="cpu", threads=count)
+        return lambda: opened.run(feeds, artifact)
+
+    return make
+
+
+def feeds_of(batch: int, tokens: int) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(0)
+    return {"input_ids": generator.integers(1, 8192, (batch, tokens)), "attention_mask": np.ones((batch, tokens), dtype=np.int64)}
+
+
+def compare(size: tuple[int, int], bundles: Mapping[str, Path], slots: Mapping[str, np.ndarray], arguments: Any, report: Report) -> None:
+    feeds = feeds_of(*size)
+    calls = {
+        "merged": graph_call(bundles["merged"], feeds),
+        "base": graph_call(bundles["base"], feeds),
+        "active": graph_call(bundles["slots"], {**feeds, **slots}),
+        "nothing": graph_call(bundles["slots"], feeds),
+        "runtime": runtime_call(bundles["slots"], feeds, "a"),
+        "bare": bare_call(bundles["slots"], {**feeds, **slots}),
+        "runtime, base": runtime_call(bundles["slots"], feeds, None),
+        "bare, base": bare_call(bundles["slots"], feeds),
+    }
+    repeats = max(1, 1024 // (size[0] * size[1]))
+    sides = [Choice(make, arguments.threads).side(name, min(repeats, 16)) for name, make in calls.items()]
+    rounds = in_turns(sides, arguments.rounds, arguments.clock)
+    label = f"{size[0]} x {size[1]}"
+    report.rows += [
+        rounds.ratio("active", "merged", f"{label}: active slots / merged", Target(1.08)),
+        rounds.ratio("nothing", "base", f"{label}: nothing active / base graph", Target(1.02)),
+        rounds.ratio("runtime", "bare", f"{label}: runtime call / session.run, artifact", Target(1.03)),
+        rounds.ratio("runtime, base", "bare, base", f"{label}: runtime call / session.run, base", Target(1.03)),
+    ]
+
+
+def measure_switch(bundle: Path, arguments: Any, report: Report) -> None:
+    """A call with another artifact than the one before, less a call with the same one: medians of ten pairs each."""
+    opened, feeds = Bundle(bundle, device="cpu", threads=1), feeds_of(1, 16)
+    for name in ("a", "b"):
+        opened.run(feeds, name)
+    extra, ready = [], []
+    for _ in range(arguments.rounds):
+        same = statistics.median(timed(lambda: opened.run(feeds, "a"), arguments.clock) for _ in range(10))
+        other = statistics.median(timed(lambda name=name: opened.run(feeds, name), arguments.clock) for name in "ba" * 5)  # type: ignore[misc]
+        extra.append((other - same) * 1e3)
+        ready.append(timed(lambda: opened._slots("b", 1.0), arguments.clock) * 1e3)
+    report.rows.append(Row("switch: extra time of the next call", *median_interval(extra), "ms", Target(1.0)))
+    report.rows.append(Row("switch: finding the other slots", *median_interval(ready), "ms", Target(1.0)))
+    first = []
+    for _ in range(min(arguments.rounds, 10)):
+        fresh = Bundle(bundle, device="cpu", threads=1)
+        first.append(timed(lambda: fresh._slots("a", 1.0), arguments.clock) * 1e3)  # noqa: B023
+    report.rows.append(Row("first use of an artifact: read and check its file", *median_interval(first), "ms"))
+
+
+def main() -> int:
+    arguments = arguments_of("Slots against a merged graph, the runtime against onnxruntime.", 20)
+    report = Report("slots", "Slots of an exported encoder (6 layers, width 384, LoRA rank 8)", is_trial=arguments.is_trial)
+    model = encoder()
+    artifacts = {"a": lora(model, 1), "b": lora(model, 2)}
+    with tempfile.TemporaryDirectory() as folder:
+        bundles = {name: Path(folder) / f"{name}.bundle" for name in ("slots", "merged", "base")}
+        export(model, artifacts, bundles["slots"])
+        export(model, {"a": artifacts["a"]}, bundles["merged"], form="merged")
+        export(model, {}, bundles["base"])
+        slots = {name: value.numpy() for name, value in artifacts["a"].slots.items()}
+        report.notes.append(f"{len(slots)} slots, {sum(value.nbytes for value in slots.values()) / 1e6:.2f} MB an artifact")
+        with Load() as load_of_others:
+            for size in SIZES:
+                compare(size, bundles, slots, arguments, report)
+            measure_switch(bundles["slots"], arguments, report)
+        report.others = load_of_others.others
+    return report.finish(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -8,7 +8,7 @@ removes the hooks and leaves the root as it was, bit for bit.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -73,7 +73,7 @@ class Attachments(nn.Module):
         Raises:
             UserError: the name is taken or not a legal module name, a port is missing, or shapes do not fit.
         """
-        if name in self.forms or not name or "." in name:
+        if name in self.forms or not name or "." in name or hasattr(nn.ModuleDict, name):
             raise UserError(f"adapter name {name!r} is {'taken' if name in self.forms else 'not usable'}; choose another (letters, digits, _ and -)")
         for edit in form.edits():
             check_edit(edit, self.ports)
@@ -117,6 +117,23 @@ class Attachments(nn.Module):
             yield
         finally:
             self.activate(*before)
+
+    def same_edits(self) -> Callable[[], contextlib.AbstractContextManager[None]]:
+        """A context that applies the edits of the present forward pass, as tensors of the same graph, once more later.
+
+        Blocks that run again in the backward pass need it: by then the table of the forward pass is gone.
+        """
+        table = self._table
+
+        @contextlib.contextmanager
+        def again() -> Iterator[None]:
+            held, self._table = self._table, table
+            try:
+                yield
+            finally:
+                self._table = held
+
+        return again
 
     @contextlib.contextmanager
     def counting(self) -> Iterator[set[tuple[str, str]]]:

@@ -37,15 +37,11 @@ def _again(block: nn.Module, attachments: Attachments) -> Callable[..., Any]:
     def answer(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return block(*args, **kwargs)
-        table = attachments._table
+        again = attachments.same_edits()
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            # The second run needs the edits of the first, as tensors of the same graph; the table is gone by then.
-            held, attachments._table = attachments._table, table
-            try:
+            with again():
                 return block(*args, **kwargs)
-            finally:
-                attachments._table = held
 
         return checkpoint(run, *args, use_reentrant=False, **kwargs)
 

@@ -130,11 +130,11 @@ def test_a_buffer_of_the_base_changes(tmp_path: Path) -> None:
 
     class Leaky(LoraForm):
         def edits(self) -> list[Edit]:
-            if torch.is_grad_enabled():
-                statistics.data.add_(0.0 if not self.training else 1e-3)
+            if torch.is_grad_enabled() and all(bool(b.any()) for b in self.b.values()):  # once it trains
+                statistics.data.add_(1e-3)
             return super().edits()
 
-    with pytest.raises(AssertionError, match=r"backbone\.observation_mean|a checkpoint|differs"):
+    with pytest.raises(AssertionError, match=r"does not restore \['backbone\.observation_mean'\] bit for bit"):
         check_method(with_form(lambda _: Leaky), model, tmp_path)
 
 

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from measuring import Load, Report, Row, Side, Target, arguments_of, in_turns, median_interval
 from subjects import llama_135m
+from torch import nn
 
 import polyadapt as pa
 from polyadapt.model import Model
-from torch import nn
 
 
 def fingerprint(module: nn.Module) -> dict[str, Any]:

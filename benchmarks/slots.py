@@ -18,7 +18,6 @@ import numpy as np
 import onnxruntime
 import torch
 from measuring import Load, Report, Row, Side, Target, arguments_of, in_turns, median_interval, timed
-from polyadapt_onnx.exporter import export
 
 from polyadapt.artifact import Artifact
 from polyadapt.families.bert.card import CARD as BERT
@@ -30,6 +29,7 @@ from polyadapt.model import Model, build_model
 from polyadapt.signature import Task
 from polyadapt.sources.processors import make_processor
 from polyadapt.testing.conformance import non_degenerate
+from polyadapt_onnx.exporter import export
 from polyadapt_runtime import Bundle
 
 SIZES = ((1, 16), (1, 128), (8, 128))
@@ -98,24 +98,14 @@ def graph_call(bundle: Path, feeds: Mapping[str, np.ndarray]) -> Callable[[int],
     return make
 
 
-def bare_call(bundle: Path, feeds: Mapping[str, np.ndarray]) -> Callable[[int], Callable[[], object]]:
-    """`session.run` as everybody writes it."""
-
-    def make(count: int) -> Callable[[], object]:
-        inner = session(bundle, count)
-        return lambda: inner.run(None, dict(feeds))
-
-    return make
+def bare_call(opened: Mapping[int, Bundle], feeds: Mapping[str, np.ndarray]) -> Callable[[int], Callable[[], object]]:
+    """`session.run` as everybody writes it, on the runtime's own session: a second one would bring its weights into the processor's cache anew."""
+    return lambda count: lambda: opened[count]._session._session.run(None, dict(feeds))
 
 
-def runtime_call(bundle: Path, feeds: Mapping[str, np.ndarray], artifact: str | None) -> Callable[[int], Callable[[], object]]:
+def runtime_call(opened: Mapping[int, Bundle], feeds: Mapping[str, np.ndarray], artifact: str | None) -> Callable[[int], Callable[[], object]]:
     """A call of the runtime."""
-
-    def make(count: int) -> Callable[[], object]:
-        opened = Bundle(bundle, device="cpu", threads=count)
-        return lambda: opened.run(feeds, artifact)
-
-    return make
+    return lambda count: lambda: opened[count].run(feeds, artifact)
 
 
 def feeds_of(batch: int, tokens: int) -> dict[str, np.ndarray]:
@@ -125,15 +115,16 @@ def feeds_of(batch: int, tokens: int) -> dict[str, np.ndarray]:
 
 def compare(size: tuple[int, int], bundles: Mapping[str, Path], slots: Mapping[str, np.ndarray], arguments: Any, report: Report) -> None:
     feeds = feeds_of(*size)
+    opened = {count: Bundle(bundles["slots"], device="cpu", threads=count) for count in arguments.threads}
     calls = {
         "merged": graph_call(bundles["merged"], feeds),
         "base": graph_call(bundles["base"], feeds),
         "active": graph_call(bundles["slots"], {**feeds, **slots}),
         "nothing": graph_call(bundles["slots"], feeds),
-        "runtime": runtime_call(bundles["slots"], feeds, "a"),
-        "bare": bare_call(bundles["slots"], {**feeds, **slots}),
-        "runtime, base": runtime_call(bundles["slots"], feeds, None),
-        "bare, base": bare_call(bundles["slots"], feeds),
+        "runtime": runtime_call(opened, feeds, "a"),
+        "bare": bare_call(opened, {**feeds, **slots}),
+        "runtime, base": runtime_call(opened, feeds, None),
+        "bare, base": bare_call(opened, feeds),
     }
     repeats = max(1, 1024 // (size[0] * size[1]))
     sides = [Choice(make, arguments.threads).side(name, min(repeats, 16)) for name, make in calls.items()]

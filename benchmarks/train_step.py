@@ -28,9 +28,9 @@ from torch.nn import functional as F
 from polyadapt.methods.base import load_method
 from polyadapt.methods.lora.card import CARD as LORA
 from polyadapt.model import Model
+from polyadapt.training.batches import TrainingData
 from polyadapt.training.feeds import make_feeds
 from polyadapt.training.form import attached, trainable
-from polyadapt.training.batches import TrainingData
 from polyadapt.training.losses import objective_for
 from polyadapt.training.modes import training_modes
 from polyadapt.training.processes import find_processes

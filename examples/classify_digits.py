@@ -17,8 +17,9 @@ from pathlib import Path
 
 sys.modules["torch"] = None  # type: ignore[assignment]  # from here on `import torch` fails
 
-import numpy as np
-from polyadapt_runtime import Bundle
+import numpy as np  # noqa: E402
+
+from polyadapt_runtime import Bundle  # noqa: E402
 
 PICTURES = 12
 

@@ -16,6 +16,7 @@ import sys
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
 from polyadapt_runtime import Bundle, BundleError
 
 
@@ -50,7 +51,9 @@ def main() -> None:
             print(f"{path}: {best.label} ({best.score:.2f})")
     else:
         for letter in (given.label[0], *"0123456789"):
-            before, after = ([row.label for row in bundle([drawing(letter, np.random.default_rng([1, turn])) for turn in range(20)], artifact=known)] for known in (given.artifact, name))
+            before, after = (
+                [row.label for row in bundle([drawing(letter, np.random.default_rng([1, turn])) for turn in range(20)], artifact=known)] for known in (given.artifact, name)
+            )
             told = sum(label == (given.label if letter == given.label[0] else letter) for label in after)
             print(f"{letter}: {told} of 20 right; {sum(label == letter for label in before)} of 20 before")
     print("torch was imported" if "torch" in sys.modules else "without torch")

@@ -16,10 +16,12 @@ from typing import Any
 import torch
 
 from polyadapt.edits import Edit, Lowered, attachments_of, edits_from_slots, slots_of
-from polyadapt.edits.attach import Attachments
+from polyadapt.edits.attach import HOLDER, Attachments
+from polyadapt.edits.merge import merge
+from polyadapt.edits.patches import BaseParameters
 from polyadapt.errors import UserError
 from polyadapt.files import read_json, replacing_directory, sha256_file, write_json
-from polyadapt.model import Model
+from polyadapt.model import Head, Model, build_model
 from polyadapt.sites import tensor_bytes
 from polyadapt.tensors import load_tensors, save_tensors
 
@@ -140,6 +142,41 @@ class Artifact:
         form = Lowered(self.edits).to(model.device)
         attachments.add(name, form, activate)
         return attachments
+
+    def merge(self, model: Model, untie: bool = False) -> Model:
+        """Fold the edits into the model's weights for good.
+
+        Patches are added to the parameters and a class head takes the place of the model's. The weights are shared
+        with `model`, which is no longer the base that it says it is: use what is returned.
+
+        Args:
+            untie: give a weight that several modules share a copy of its own at the edited one.
+
+        Returns:
+            The model under its new identity, with the artifact's labels.
+
+        Raises:
+            UserError: another base, something still attached, or an edit that cannot be folded; nothing was changed.
+        """
+        self.check_base(model.base_id, model.reference)
+        if hasattr(model.module, HOLDER):
+            raise UserError(f"detach {', '.join(attachments_of(model.module).names)} before merging: what is attached and what is merged would mix")
+        merge(model.ports, [edit for edit in self.edits if edit.kind not in ("patch", "prototypes")], untie)
+        BaseParameters(model.backbone, model.ports).add([edit for edit in self.edits if edit.kind == "patch"], owner=self)
+        for edit in self.edits:
+            if edit.kind == "prototypes" and model.module.head is not None:
+                model.module.head = Head(edit.tensors["weight"], edit.tensors["bias"], bool(edit.tensors["cosine"])).to(model.device).eval()
+        return build_model(
+            model.family,
+            model.backbone,
+            replace(model.task, labels=self.labels or model.task.labels),
+            model.processor,
+            reference=model.reference,
+            front=model.module.front,
+            head=model.module.head,
+            licences=model.licences,
+            generation=model.generation,
+        )
 
     def _envelope(self, digest: str) -> dict[str, Any]:
         return {

@@ -130,13 +130,15 @@ def build_model(
     *,
     reference: str,
     front: nn.Module | None = None,
+    head: Head | None = None,
     licences: Mapping[str, str] | None = None,
     generation: Mapping[str, Any] | None = None,
 ) -> Model:
     """Put a backbone, its family and a task together.
 
     A `front` module may offer `signature(inner: Signature) -> Signature` where it changes the inputs and
-    `example(sizes, generator, family, backbone, task)` for seeded inputs before itself.
+    `example(sizes, generator, family, backbone, task)` for seeded inputs before itself. `head` takes the place of the
+    library's own for task `classification`.
 
     Raises:
         UserError: the family does not do this task.
@@ -146,13 +148,12 @@ def build_model(
     backbone.eval()
     identity = base_id(family.card.id, family.config(backbone), backbone, family.head_parameters(backbone))
     ports = resolve(family.card, backbone, task.kind)
-    head = None
     around: Any = front
     signature = family.signature(backbone, task)
     if front is not None and hasattr(front, "signature"):
         signature = around.signature(signature)
-    if task.kind == "classification":
-        head = _base_head(family, backbone)
+    head = (head or _base_head(family, backbone)) if task.kind == "classification" else None
+    if head is not None:
         ports.head = HeadPort("head", head, head.weight.shape[0], head.weight.shape[1])
         scores = TensorSpec("logits", ("batch", "classes"), "float32", "class scores, before softmax")
         signature = Signature(signature.inputs, (scores, *signature.outputs))

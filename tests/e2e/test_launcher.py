@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
+
 from polyadapt.artifact import Artifact
 
 RECIPE = """
@@ -39,6 +40,7 @@ def run(launcher: list[str], recipe: Path, out: Path) -> None:
 
 def test_two_processes_give_the_result_of_one(tmp_path: Path) -> None:
     import numpy as np
+
     from polyadapt.families.mlp_policy.card import CARD
     from polyadapt.testing.conformance import tiny_model
 

@@ -180,7 +180,9 @@ def check_slot_effects(graph: Graph, cases: Sequence[Case], no_effect: Mapping[s
         alive = change > 10 * report.tolerance if reason else change > 0
         ok = alive != bool(reason)
         message = f"slot {name}: " + (f"declared without effect ({reason}) but moves the output by {change:.2g}" if reason else f"moves no output (relative change {change:.2g})")
-        report.effects.append({"check": "slot", "slot": name, "change": change, "declared_null": reason, "ok": ok, "message": message if not ok else f"slot {name}: relative change {change:.2g}"})
+        report.effects.append(
+            {"check": "slot", "slot": name, "change": change, "declared_null": reason, "ok": ok, "message": message if not ok else f"slot {name}: relative change {change:.2g}"}
+        )
 
 
 def _null_change(graph: Graph, case: Case, name: str) -> float:

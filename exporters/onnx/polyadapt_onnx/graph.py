@@ -25,6 +25,7 @@ from polyadapt.errors import ExportError
 from polyadapt.families.card import ExportRecipe
 from polyadapt.families.explicit_attention import ExplicitAttention
 from polyadapt.signature import Signature, TensorSpec
+from polyadapt_onnx.biases import biases_last
 from polyadapt_onnx.slots import SlotGroup, free_axes
 
 SLOT_FORM = "slots"
@@ -179,6 +180,7 @@ def finish(model: Any, traced: Traced) -> None:
     for value, spec in zip(list(graph.outputs), traced.signature.outputs, strict=True):
         value.name = spec.name
     _name_dimensions(graph, traced.signature)
+    biases_last(graph)
     defaults = {name: group.default[tensor] for group in traced.groups for tensor, name in group.names().items()}
     for value in list(graph.inputs):
         if value.name in defaults:

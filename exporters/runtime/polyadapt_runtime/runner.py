@@ -44,8 +44,7 @@ class Runner:
             raise ArtifactError(f"slots {', '.join(twice[:3])} are given by the artifact and by the feeds; give them once")
         if len(own) > len(self._inputs):
             check_groups(self._manifest, {*slots, *own}, "the call")
-        found = self._session.run({**slots, **{name: self._session.value(array) for name, array in own.items()}})
-        return {name: value.numpy() for name, value in found.items()}
+        return self._session.arrays({**slots, **own})
 
     def _checked(self, name: str, value: Any) -> np.ndarray:
         """One feed as an array of the input's dtype and shape."""

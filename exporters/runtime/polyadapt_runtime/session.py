@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +70,24 @@ class Session:
         return self._engine.OrtValue.ortvalue_from_numpy(contiguous, kind, 0)
 
     def run(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """All outputs as OrtValues.
+        """All outputs as OrtValues, for values that go back into the graph.
 
         Raises:
             InputError: onnxruntime refuses the values; its own words are in the message.
         """
+        return self._answered(self._session.run_with_ort_values, values)
+
+    def arrays(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """All outputs as arrays; values are arrays and OrtValues. Without the detour over OrtValues on both ends, which takes some percent of a short call.
+
+        Raises:
+            InputError: as `run`.
+        """
+        return self._answered(self._session.run, values)
+
+    def _answered(self, function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            found = self._session.run_with_ort_values(self.outputs, dict(values))
+            found = function(self.outputs, dict(values))
         except Exception as error:  # onnxruntime raises bare classes of its own
             raise InputError(f"onnxruntime refused the call: {error}") from error
         return dict(zip(self.outputs, found, strict=True))

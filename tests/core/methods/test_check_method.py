@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from polyadapt.edits import Edit, Form
 from polyadapt.families.mlp_policy.card import CARD as POLICY
 from polyadapt.methods.base import Method, Plan

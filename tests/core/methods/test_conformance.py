@@ -9,6 +9,7 @@ import functools
 from pathlib import Path
 
 import pytest
+
 from polyadapt.host import Host
 from polyadapt.methods.base import Method, load_method
 from polyadapt.model import Model

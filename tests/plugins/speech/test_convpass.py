@@ -7,9 +7,10 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-import polyadapt as pa
 import pytest
 import torch
+
+import polyadapt as pa
 from polyadapt.artifact import Artifact
 from polyadapt.edits import attachments_of
 from polyadapt.errors import ExportError, UserError
@@ -141,7 +142,11 @@ def test_tensors_of_another_size_are_refused(tmp_path: Path, host: Host) -> None
 
 def test_one_graph_swaps_modules_and_bottlenecks(tmp_path: Path) -> None:
     model = model_of("ast")
-    artifacts = {"first": adapted_artifact(load_method(CARD), model, 2), "second": adapted_artifact(load_method(CARD), model, 3), "third": adapted_artifact(load_method(BOTTLENECK), model)}
+    artifacts = {
+        "first": adapted_artifact(load_method(CARD), model, 2),
+        "second": adapted_artifact(load_method(CARD), model, 3),
+        "third": adapted_artifact(load_method(BOTTLENECK), model),
+    }
     export(model, artifacts, tmp_path / "x.bundle", "slots")
     bundle = Bundle(tmp_path / "x.bundle", device="cpu")
     assert bundle.selftest().ok

@@ -53,5 +53,6 @@ class Keys(Kind):
         if not call.is_causal:
             return None
         queries, keys = call.query.shape[2], call.key.shape[2]
-        # `is_causal` would shift the triangle by the prefix: an explicit mask lets every query see all of it.
-        return torch.ones(queries, length + keys, dtype=torch.bool, device=call.query.device).tril(diagonal=length + keys - queries)
+        # `is_causal` would shift the triangle by the prefix: an explicit mask lets every query see all of it, and of the
+        # real keys those that torch's triangle shows.
+        return torch.ones(queries, length + keys, dtype=torch.bool, device=call.query.device).tril(diagonal=length)

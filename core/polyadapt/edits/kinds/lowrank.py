@@ -41,7 +41,8 @@ class LowRank(Kind):
             return h + (x @ a) @ b  # (…, in) -> (…, r) -> (…, out)
         if port.kind == "embedding":
             return h + F.embedding(x, a) @ b
-        return h + convolve(port.module, x, a, b)
+        # torch runs no convolution without channels (onnxruntime does), so rank 0 ends here.
+        return h + convolve(port.module, x, a, b) if a.shape[1] else h
 
     def scaled(self, tensors: Tensors, variant: str, weight: float) -> dict[str, torch.Tensor]:
         return {"a": tensors["a"], "b": tensors["b"] * weight}

@@ -30,8 +30,7 @@ def soft(channels: int) -> np.ndarray:
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize(("height", "width"), [(90, 133), (133, 90), (40, 40), (64, 64), (300, 70)])
 def test_equals_timms_evaluation_transform(height: int, width: int, interpolation: str, fraction: float, mode: str) -> None:
-    from timm.data.transforms_factory import transforms_imagenet_eval
-
+    transforms_imagenet_eval = pytest.importorskip("timm.data.transforms_factory", reason="an oracle that the runtime alone does without").transforms_imagenet_eval
     image = Image.fromarray(picture(height, width))
     peer = transforms_imagenet_eval(64, crop_pct=fraction, crop_mode=mode, interpolation=interpolation, mean=(0, 0, 0), std=(1, 1, 1))(image).numpy()
     found = Processor(spec(crop_fraction=fraction, interpolation=interpolation, resize="crop" if mode == "center" else "squash"))(image)["image"]
@@ -40,8 +39,7 @@ def test_equals_timms_evaluation_transform(height: int, width: int, interpolatio
 
 
 def test_equals_torchvisions_transforms_on_a_large_picture() -> None:
-    from torchvision.transforms import v2
-
+    v2 = pytest.importorskip("torchvision.transforms.v2", reason="an oracle that the runtime alone does without")
     image = Image.fromarray(picture(333, 517))
     steps = v2.Compose([v2.Resize(256, v2.InterpolationMode.BICUBIC), v2.CenterCrop(224)])
     peer = np.asarray(steps(image), dtype=np.float32).transpose(2, 0, 1) / np.float32(255)

@@ -17,11 +17,11 @@ export OMP_NUM_THREADS ?= 1
 export PYTHON VENV ENGINE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo test lint format types imports docs docs-update check-wheels matrix bench freeze clean
+.PHONY: help setup weights demo test test-all lint format types imports docs docs-update check-wheels matrix bench freeze clean
 
 help:
 	@sed -n 's/^#   make /make /p' Makefile
-	@echo "also: setup weights lint format types imports docs docs-update check-wheels matrix bench freeze clean"
+	@echo "also: setup weights test-all lint format types imports docs docs-update check-wheels matrix bench freeze clean"
 
 setup:
 	@tools/setup.sh
@@ -38,6 +38,10 @@ demo: weights
 
 test: setup
 	@$(MAKE) --no-print-directory weights || echo "weights could not be fetched: the tests that need them are skipped, each with its reason"
+	@$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow" $(ARGS)
+
+# The slow ones too: every task of every family exported, real weights, runs that are killed.
+test-all: setup
 	@$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: setup

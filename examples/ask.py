@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("bundle")
     parser.add_argument("questions", nargs="*", default=QUESTIONS)
     parser.add_argument("--artifact", default="clerk")
-    parser.add_argument("--template", default="Question: {} Answer:", help="how the training rows ask")
+    parser.add_argument("--template", default="A traveller asks: {} The clerk answers:", help="how the training rows ask")
     parser.add_argument("--tokens", type=int, default=32)
     given = parser.parse_args()
     bundle = Bundle(given.bundle, device="cpu")

@@ -26,6 +26,7 @@ from polyadapt.sites import tensor_bytes
 from polyadapt.tensors import load_tensors, save_tensors
 
 FORMAT = 1
+ENVELOPE = ("method", "base_id", "family", "task", "options", "labels", "kind", "dtype", "slots", "sha256", "provenance")
 KINDS_OF_ARTIFACT = ("adapter", "classifier", "policy", "program")
 
 _log = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ class Artifact:
         """Read a folder that `save` wrote.
 
         Raises:
-            UserError: not an artifact, another format, or tensors that are truncated or altered.
+            UserError: not an artifact, another format, an incomplete envelope, or tensors that are truncated or altered.
         """
         folder = Path(directory)
         if not (folder / "artifact.json").is_file():
@@ -97,11 +98,17 @@ class Artifact:
         head = read_json(folder / "artifact.json", "artifact")
         if head.get("format") != FORMAT:
             raise UserError(f"{folder}: artifact format {head.get('format')!r}, this version reads format {FORMAT}; update polyadapt")
+        lacking = [name for name in ENVELOPE if name not in head]
+        if lacking:
+            raise UserError(f"{folder / 'artifact.json'} lacks {', '.join(lacking)}; copy the artifact again")
         weights = folder / "artifact.safetensors"
         if not weights.is_file() or sha256_file(weights) != head["sha256"]:
             raise UserError(f"{weights} is missing, truncated or altered (its sha256 is not the recorded one); copy the artifact again")
         tensors = load_tensors(weights, "artifact")
         own = {name.removeprefix("own/"): value for name, value in tensors.items() if name.startswith("own/")}
+        absent = [name for name in head["slots"] if name not in tensors]
+        if absent:
+            raise UserError(f"{folder / 'artifact.json'} names {absent[0]}, which {weights.name} does not hold; copy the artifact again")
         slots = {name: tensors[name] for name in head["slots"]}
         return cls(
             method=head["method"],
@@ -150,6 +157,7 @@ class Artifact:
         with `model`, which is no longer the base that it says it is: use what is returned.
 
         Args:
+            model: the base that the artifact was made for, with nothing attached.
             untie: give a weight that several modules share a copy of its own at the edited one.
 
         Returns:

@@ -6,7 +6,7 @@ Registering is all it takes to be tested. Each check raises `AssertionError` wit
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -62,20 +62,31 @@ def example_of(model: Model, seed: int = 1, sizes: Mapping[str, int] | None = No
     return model.example(sizes or recipe.trace, torch.Generator().manual_seed(seed))
 
 
+def tolerance_of(model: Model) -> float:
+    """How far two ways of computing the same may lie apart, relative to the largest value: 1e-5, or what the family's recipe declares with its cause."""
+    return max(1e-5, model.family.card.export[model.task.kind].tolerance)
+
+
 def state_of(model: Model) -> dict[str, torch.Tensor]:
     """Copies of all parameters and buffers, persistent or not."""
     return {name: value.detach().clone() for name, value in (*model.module.named_parameters(), *model.module.named_buffers())}
 
 
-def non_degenerate(form: Form, seed: int = 2) -> None:
-    """Move every trainable value of a form away from its start, so that no factor is zero."""
+def non_degenerate(form: Form, seed: int = 2, parameters: Iterable[torch.nn.Parameter] | None = None) -> None:
+    """Move every trainable value of a form away from its start, so that no factor is zero.
+
+    Args:
+        form: whose parameters are moved.
+        seed: of the noise.
+        parameters: in place of the form's own, for forms that train the base's.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in form.parameters():
+        for parameter in form.parameters() if parameters is None else parameters:
             if parameter.requires_grad:
                 spread = float(parameter.std()) if parameter.numel() > 1 else 0.0
                 noise = torch.randn(parameter.shape, generator=generator)
-                parameter.add_(noise * max(spread, 1.0 / max(1, parameter.shape[0]) ** 0.5) * 0.5)
+                parameter.add_(noise * max(spread, max(1, *parameter.shape[:1], 1) ** -0.5) * 0.5)
 
 
 def applies(method: Method, model: Model) -> str:
@@ -108,7 +119,7 @@ def check_method(method: Method, model: Model, directory: Path) -> None:
         attachments.check_seen(inputs)
         _check_identity(method, model, form, base, inputs)
         _check_trainable(method, model, form, plan.trainable)
-        non_degenerate(form)
+        non_degenerate(form, parameters=attachments.trainable())
         _check_gradients(model, form, inputs)
         _one_step(model, inputs)
         with torch.no_grad():
@@ -227,7 +238,7 @@ def _check_artifact(method: Method, model: Model, lowered: tuple[Edit, ...], ada
             again = model.module(**inputs)
     finally:
         attachments_of(model.module).remove_all()
-    _close(again, adapted, f"{method.card.id} on {model.family.card.id}: a loaded artifact", 1e-5)
+    _close(again, adapted, f"{method.card.id} on {model.family.card.id}: a loaded artifact", tolerance_of(model))
 
 
 def _check_fold(model: Model, lowered: tuple[Edit, ...], adapted: Mapping[str, torch.Tensor], inputs: Mapping[str, torch.Tensor]) -> None:
@@ -242,7 +253,7 @@ def _check_fold(model: Model, lowered: tuple[Edit, ...], adapted: Mapping[str, t
                 found = model.module(**inputs)
         finally:
             attachments.remove_all()
-    _close(found, adapted, f"folded edits on {model.family.card.id}", 1e-5)
+    _close(found, adapted, f"folded edits on {model.family.card.id}", tolerance_of(model))
 
 
 def _close(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], what: str, tolerance: float) -> None:

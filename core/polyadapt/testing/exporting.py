@@ -1,4 +1,4 @@
-"""Export conformance: one bundle per family with the union of all methods' slots, and merged representatives."""
+"""Export conformance: one bundle per family with the union of all methods' slots, and one with a folding and a non-folding method baked in."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from polyadapt.artifact import Artifact
+from polyadapt.edits import Edit, attachments_of
 from polyadapt.methods.base import Method
 from polyadapt.model import Model
 from polyadapt.testing.conformance import applies, non_degenerate
@@ -17,8 +18,14 @@ from polyadapt.testing.conformance import applies, non_degenerate
 def adapted_artifact(method: Method, model: Model, seed: int = 2) -> Artifact:
     """An artifact of a method at a seeded state without zero factors, as if it had been trained."""
     form = method.build(model, method.card.options(), torch.Generator().manual_seed(seed))
-    non_degenerate(form, seed)
-    return Artifact(method.card.id, model.base_id, model.family.card.id, model.task.kind, tuple(form.lower()), labels=model.task.labels)
+    attachments = attachments_of(model.module, model.ports, model.backbone)
+    attachments.add("made", form)  # a form that trains the base has its parameters there
+    try:
+        non_degenerate(form, seed, attachments.trainable())
+        edits = tuple(form.lower())
+    finally:
+        attachments.remove("made")
+    return Artifact(method.card.id, model.base_id, model.family.card.id, model.task.kind, edits, labels=model.task.labels)
 
 
 def check_export(methods: Sequence[Method], model: Model, directory: Path) -> Any:
@@ -36,8 +43,26 @@ def check_export(methods: Sequence[Method], model: Model, directory: Path) -> An
     return export(model, artifacts, directory / f"{model.family.card.id}.bundle", "slots")
 
 
-def check_merged(method: Method, model: Model, directory: Path) -> Any:
-    """Export one method's artifact baked into the graph; the exporter's gate is the check."""
+def check_merged(methods: Sequence[Method], model: Model, directory: Path) -> Any:
+    """Export the joined artifact of several methods baked into the graph; the exporter's gate is the check.
+
+    Methods that fold and methods that do not may stand beside each other: both paths are taken then.
+    """
     from polyadapt_onnx import export
 
-    return export(model, {method.card.id: adapted_artifact(method, model)}, directory / f"{model.family.card.id}-{method.card.id}.bundle", "merged")
+    edits: dict[str, Edit] = {}
+    for method in methods:
+        for edit in adapted_artifact(method, model).edits:
+            edits.setdefault(edit.key, edit)  # every method brings a class head; one is enough
+    name = "+".join(method.card.id for method in methods)
+    joined = Artifact(name, model.base_id, model.family.card.id, model.task.kind, tuple(edits.values()), labels=model.task.labels)
+    return export(model, {name: joined}, directory / f"{model.family.card.id}-{name}.bundle", "merged")
+
+
+def merged_representatives(methods: Sequence[Method], model: Model) -> list[Method]:
+    """One method that folds into the weights and one that stays in the graph, where the model takes such."""
+    chosen = []
+    for wanted in (("lora", "bitfit"), ("bottleneck", "prefix", "prompt")):
+        found = [method for name in wanted for method in methods if method.card.id == name and not applies(method, model)]
+        chosen += found[:1]
+    return chosen

@@ -28,7 +28,7 @@ from polyadapt_onnx.cached import CachedModule, cached_example
 from polyadapt_onnx.gate import Case, GateReport, Graph, check_artifact_effect, check_parity, check_slot_effects, check_swap, expected_outputs, numpy_of
 from polyadapt_onnx.graph import SLOT_FORM, Traced, write_graph
 from polyadapt_onnx.manifest import write_bundle_files
-from polyadapt_onnx.slots import SlotGroup, example_edits, slot_groups
+from polyadapt_onnx.slots import SlotGroup, example_edits, extra_groups, slot_groups
 
 FORMS = ("slots", "merged")
 
@@ -37,7 +37,7 @@ class ExportOptions(Options):
     """Options of the ONNX exporter."""
 
     name: str = Field("", description="name in the manifest; the directory's name by default")
-    slots_of_kinds: tuple[str, ...] = Field((), description="extra slot groups as site:kind[~variant], present although no artifact uses them")
+    extra_slots: tuple[str, ...] = Field((), description="slots that no artifact uses yet, as sites:kind[~variant] with globs (attn.[qv]:lowrank), so that later artifacts fit")
     seed: int = Field(0, description="of the synthetic inputs and edits of the gate")
     legacy_fallback: bool = Field(True, description="try the legacy exporter under the same gate when dynamo cannot trace; recorded in the manifest")
 
@@ -145,7 +145,7 @@ def view_of(model: Model) -> View:
 
 def _slots(model: Model, artifacts: Mapping[str, Artifact], staging: Path, options: ExportOptions, recipe: ExportRecipe) -> tuple[list[SlotGroup], list[Case], GateReport]:
     view = view_of(model)
-    groups = slot_groups(model.ports, artifacts.values())
+    groups = list({group.key: group for group in (*extra_groups(model.ports, options.extra_slots), *slot_groups(model.ports, artifacts.values()))}.values())
     generator = torch.Generator().manual_seed(options.seed)
     path = staging / "onnx" / "model.onnx"
     sketch = example_edits(model.ports, groups, (3, 5, 2), generator)

@@ -159,8 +159,10 @@ def check_slot_effects(graph: Graph, cases: Sequence[Case], no_effect: Mapping[s
     too: one that reaches nothing moves nothing at any of them.
 
     Args:
+        graph: the exported graph.
         cases: the same slots with inputs of different sizes.
         no_effect: globs of `site:kind` that the family declares to be null, with the reason.
+        report: takes the findings.
     """
     # Small cases are cheap. Cached keys of an example come from the bare base, so nulls are asserted where the cache is empty.
     ordered = sorted(cases, key=lambda case: (case.sizes.get("past", 0), sum(value.size for value in case.inputs.values())))

@@ -58,6 +58,31 @@ def slot_groups(ports: Ports, artifacts: Iterable[Artifact]) -> list[SlotGroup]:
     return [slot_group(ports, *key) if module is None else module_group(module) for key, module in wanted.items()]
 
 
+def extra_groups(ports: Ports, wanted: Iterable[str]) -> list[SlotGroup]:
+    """Groups of slots that no artifact uses yet, so that later ones fit without another export.
+
+    Args:
+        ports: of the model.
+        wanted: `glob:kind[~variant]`, the glob over sites as in a method's options.
+
+    Raises:
+        UserError: a form that is not that, an unknown kind or variant, or no site that matches.
+    """
+    groups = []
+    for text in wanted:
+        pattern, colon, rest = text.rpartition(":")
+        name, _, variant = rest.partition("~")
+        if not (pattern and colon and name):
+            raise UserError(f"{text!r} does not name slots; expected sites:kind or sites:kind~variant, such as attn.q:lowrank")
+        kind = kind_of(name)
+        if not kind.has_slots or name == "module":
+            raise UserError(f"{text!r}: edits of kind {name!r} have no slots that can be made without an artifact")
+        if variant not in kind.variants:
+            raise UserError(f"{text!r}: kind {name!r} has no variant {variant!r}; it has {', '.join(map(repr, kind.variants))}")
+        groups += [slot_group(ports, site, name, variant) for site in ports.select(kind.port, [pattern])]
+    return groups
+
+
 def slot_group(ports: Ports, site: str, kind_name: str, variant: str) -> SlotGroup:
     """The slots of one edit at one port."""
     kind = kind_of(kind_name)

@@ -140,7 +140,7 @@ def test_identity_of_cross_is_the_base() -> None:
         base = model.module(**inputs)
         attachments = attachments_of(model.module, model.ports, model.backbone)
         attachments.context = torch.zeros(2, 1, 1)
-        attachments.add("identity", Lowered([edit for edit in identity_edits(model, "cross", "")]))
+        attachments.add("identity", Lowered(identity_edits(model, "cross", "")))
         try:
             found = model.module(**inputs)
         finally:

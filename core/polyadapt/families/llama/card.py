@@ -59,6 +59,8 @@ CARD = FamilyCard(
         "causal-lm": ExportRecipe(
             trace={"batch": 2, "tokens": 3, "past": 5},
             check=({"batch": 1, "tokens": 1, "past": 7}, {"batch": 3, "tokens": 4, "past": 2}, {"batch": 1, "tokens": 6, "past": 0}),
+            tolerance=3e-5,
+            cause="rounding grows with depth: keys that the upper of thirty blocks cache differ by 1e-5 of the largest, scores by less",
         ),
         "classification": ExportRecipe(trace={"batch": 2, "tokens": 6}, check=({"batch": 1, "tokens": 9}, {"batch": 3, "tokens": 4})),
     },

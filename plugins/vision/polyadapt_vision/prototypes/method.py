@@ -107,7 +107,8 @@ class Prototypes(Method):
         for number, session in enumerate(sessions):
             seen += len(session)
             results.append(measure(number, directions[:, :seen], len(sessions[0]), features, targets))
-            figures = {name: value for name, value in results[-1].to_dict().items() if name not in ("session", "classes")}
+            # Called `seen`, so that a report does not draw it over the accuracies of trained epochs.
+            figures = {("seen" if name == "accuracy" else name): value for name, value in results[-1].to_dict().items() if name not in ("session", "classes")}
             self._say(run, "epoch", epoch=number + 1, step=number + 1, classes=seen, validation=figures)
         return results
 

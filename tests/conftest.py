@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import tempfile
+import threading
 
 import pytest
 
@@ -27,6 +29,9 @@ os.environ.update(
         "PIP_NO_INDEX": "1",
     }
 )
+# A shell that starts this in the background has it ignore Ctrl-C, and every process below it too; tests of Ctrl-C need it.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 for _switch in ("POLYADAPT_PLUGINS", "POLYADAPT_STRICT", "POLYADAPT_TRACE"):
     os.environ.pop(_switch, None)
 

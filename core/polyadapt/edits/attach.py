@@ -16,6 +16,7 @@ from torch import nn
 
 from polyadapt.edits.edit import Edit
 from polyadapt.edits.form import Form
+from polyadapt.edits.frozen import Frozen
 from polyadapt.edits.hooks import Hooks
 from polyadapt.edits.kinds import kind_of
 from polyadapt.edits.kinds.module import structure_of
@@ -45,8 +46,7 @@ class Attachments(nn.Module):
         self._handles: list[Any] = []
         self._hooks: Hooks | None = None
         self._seen: set[tuple[str, str]] | None = None
-        self._required: dict[int, bool] = {}
-        self._modes: dict[int, bool] = {}
+        self._frozen: Frozen | None = None
         self.context: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -119,10 +119,7 @@ class Attachments(nn.Module):
             self.activate(*before)
 
     def same_edits(self) -> Callable[[], contextlib.AbstractContextManager[None]]:
-        """A context that applies the edits of the present forward pass, as tensors of the same graph, once more later.
-
-        Blocks that run again in the backward pass need it: by then the table of the forward pass is gone.
-        """
+        """A context for blocks that run again in the backward pass: the edits of the present forward, as tensors of its graph."""
         table = self._table
 
         @contextlib.contextmanager
@@ -202,10 +199,7 @@ class Attachments(nn.Module):
         root = self.root
         if hasattr(root, HOLDER):
             raise UserError(f"the module already has something called {HOLDER!r}; detach it first")
-        self._required = {id(parameter): parameter.requires_grad for parameter in root.parameters()}
-        self._modes = {id(module): module.training for module in root.modules()}
-        for parameter in root.parameters():
-            parameter.requires_grad_(False)
+        self._frozen = Frozen(root)
         root.add_module(HOLDER, self)
         self._hooks = Hooks(self)
         self._handles = [root.register_forward_pre_hook(self._before), root.register_forward_hook(self._after, always_call=True), *self._hooks.install()]
@@ -215,10 +209,8 @@ class Attachments(nn.Module):
             handle.remove()
         self._handles, self._hooks, self._table = [], None, None
         delattr(self.root, HOLDER)
-        for parameter in self.root.parameters():
-            parameter.requires_grad_(self._required[id(parameter)])
-        for module in self.root.modules():
-            module.training = self._modes.get(id(module), module.training)
+        if self._frozen is not None:
+            self._frozen.restore(self.root)
 
     def _before(self, root: nn.Module, args: Any) -> None:
         # A trainer that calls root.train() must not wake dropout or batch statistics of the frozen base.

@@ -12,6 +12,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+
 from polyadapt.artifact import Artifact
 from polyadapt.edits import Edit, attachments_of
 from polyadapt.edits.kinds.lowrank import LowRank
@@ -49,14 +50,21 @@ def refused(model: Model, artifacts: Mapping[str, Artifact], folder: Path, words
     old.mkdir()
     (old / "manifest.json").write_text("an older bundle")
     before = state_of(model)
-    for name in ("new.bundle", "old.bundle"):
-        with pytest.raises(ExportError, match=words):
-            export(model, artifacts, folder / name, form, options)
+    with pytest.raises(ExportError, match=words):
+        export(model, artifacts, old, form, options)
     assert tree(folder) == {"old.bundle/manifest.json": b"an older bundle"}
     assert [path.name for path in folder.iterdir()] == ["old.bundle"]
     after = state_of(model)
     assert set(after) == set(before) and all(torch.equal(after[name], value) for name, value in before.items())
     assert not hasattr(model.module, "polyadapt")
+
+
+def test_a_first_bundle_that_fails_leaves_an_empty_folder(tmp_path: Path) -> None:
+    model = policy()
+    silent = Artifact("bitfit", model.base_id, "mlp-policy", "control", (Edit("embed", "shift", {"b": torch.zeros(32)}),))
+    with pytest.raises(ExportError, match="artifact silent: changes nothing"):
+        export(model, {"silent": silent}, tmp_path / "deep" / "new.bundle", options={"legacy_fallback": False})
+    assert not any(path.is_file() for path in tmp_path.rglob("*")) and not (tmp_path / "deep" / "new.bundle").exists()
 
 
 def spoilt(monkeypatch: pytest.MonkeyPatch, change: Callable[[onnx.ModelProto], None]) -> None:
@@ -105,7 +113,9 @@ def test_a_slot_that_reaches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     honest = Shift.apply
     monkeypatch.setattr(Shift, "apply", lambda self, edit, x, h, port: honest(self, edit, x, h, port) * 0 + h if edit.site == "block.1.ffn.up" else honest(self, edit, x, h, port))
     model = policy()
-    refused(model, {"a": artifact_of(model, "bitfit")}, tmp_path, r"1 of \d+ checks failed\): slot block\.1\.ffn\.up:shift\.b: moves no output", legacy_fallback=False)
+    refused(
+        model, {"a": artifact_of(model, "bitfit")}, tmp_path, r"1 of \d+ checks failed\): slot block\.1\.ffn\.up:shift\.b: moves no output beyond rounding", legacy_fallback=False
+    )
 
 
 def test_an_artifact_that_changes_nothing(tmp_path: Path) -> None:
@@ -125,7 +135,9 @@ def test_a_baked_artifact_that_changes_nothing(tmp_path: Path) -> None:
 def test_a_declared_null_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = policy()
     monkeypatch.setattr(model.family, "no_effect", lambda backbone: {"embed:shift": "somebody said so"})
-    refused(model, {"a": artifact_of(model, "bitfit")}, tmp_path, r"slot embed:shift\.b: declared without effect \(somebody said so\) but moves the output by", legacy_fallback=False)
+    refused(
+        model, {"a": artifact_of(model, "bitfit")}, tmp_path, r"slot embed:shift\.b: declared without effect \(somebody said so\) but moves the output by", legacy_fallback=False
+    )
 
 
 def test_a_null_that_is_not_declared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +146,7 @@ def test_a_null_that_is_not_declared(tmp_path: Path, monkeypatch: pytest.MonkeyP
     edits = tuple(Edit(f"block.{n}.attn.{part}", "shift", {"b": torch.ones(32)}) for n in range(2) for part in "kv")
     artifact = Artifact("bitfit", model.base_id, "vit", "features", edits)
     monkeypatch.setattr(model.family, "no_effect", lambda backbone: {})
-    refused(model, {"a": artifact}, tmp_path, r"2 of \d+ checks failed\): slot block\.0\.attn\.k:shift\.b: moves no output", legacy_fallback=False)
+    refused(model, {"a": artifact}, tmp_path, r"2 of \d+ checks failed\): slot block\.0\.attn\.k:shift\.b: moves no output beyond rounding", legacy_fallback=False)
 
 
 def test_a_graph_that_onnxruntime_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

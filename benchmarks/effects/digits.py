@@ -199,6 +199,7 @@ def experiment(
     parser.add_argument("--shifts", nargs="+", choices=tuple(SHIFTS), default=tuple(SHIFTS))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / f"{name}.json")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)  # so that the figures do not depend on the machine's processors
     began, found = time.monotonic(), {}
     with Load() as load_of_others:
         bases = [pretrained(seed) for seed in range(arguments.seeds)]

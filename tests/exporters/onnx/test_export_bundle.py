@@ -213,38 +213,47 @@ def greedy(model: Model, prompt: list[int], artifact: Artifact | None, steps: in
     return ids[len(prompt) :]
 
 
-@pytest.mark.parametrize("card", [LLAMA, pytest.param(GPT2, marks=pytest.mark.slow)], ids=lambda card: card.id)
-def test_a_causal_bundle_writes_what_torch_writes(card: Any, tmp_path: Path) -> None:
+class Writing:
+    """A language model with weights, a prefix and a prompt as artifacts."""
+
+    def __init__(self, card: Any, folder: Path) -> None:
+        self.model = tiny_model(card, "causal-lm")
+        self.artifacts = {name: artifact_of(self.model, name) for name in ("lora", "prefix", "prompt")}
+        self.bundle = Bundle(export(self.model, self.artifacts, folder / "text.bundle").directory)
+
+
+@pytest.fixture(scope="module", params=[LLAMA, pytest.param(GPT2, marks=pytest.mark.slow)], ids=lambda card: card.id)
+def writing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Writing:
+    return Writing(request.param, tmp_path_factory.mktemp("writing"))
+
+
+def test_a_causal_bundle_writes_what_torch_writes(writing: Writing) -> None:
     """Greedy text from the cached graph against torch without a cache: base, weights, a prefix and a prompt.
 
     A prompt is fed with the first step only, a prefix with every one; both are the runtime's business.
     """
-    model = tiny_model(card, "causal-lm")
-    artifacts = {name: artifact_of(model, name) for name in ("lora", "prefix", "prompt")}
-    bundle = Bundle(export(model, artifacts, tmp_path / "text.bundle").directory)
     prompt, texts = [5, 17, 42, 99], {}
-    for name in (None, *artifacts):
-        texts[name] = [token.id for token in bundle.stream(prompt, 10, artifact=name, stop_ids=())]
-        assert texts[name] == greedy(model, prompt, artifacts.get(name or ""), 10), name
+    for name in (None, *writing.artifacts):
+        texts[name] = [token.id for token in writing.bundle.stream(prompt, 10, artifact=name, stop_ids=())]
+        assert texts[name] == greedy(writing.model, prompt, writing.artifacts.get(name or ""), 10), name
     assert len({tuple(text) for text in texts.values()}) == 4  # each artifact writes its own text
-    assert [port["name"] for port in json.loads((bundle.path / "manifest.json").read_text())["graphs"]["model"]["inputs"]][:3] == ["input_ids", "attention_mask", "past.0.key"]
 
 
-def test_padding_on_the_left_changes_nothing_in_a_causal_bundle(tmp_path: Path) -> None:
-    model = tiny_model(LLAMA, "causal-lm")
-    bundle = Bundle(export(model, {}, tmp_path / "text.bundle").directory)
-    layers, heads, size = model.family.cache_shape(model.backbone)
+def test_padding_on_the_left_changes_nothing_in_a_causal_bundle(writing: Writing) -> None:
+    layers, heads, size = writing.model.family.cache_shape(writing.model.backbone)
     past = {f"past.{index}.{part}": np.zeros((1, heads, 0, size), np.float32) for index in range(layers) for part in ("key", "value")}
     ids, mask = np.array([[0, 0, 5, 17, 42]]), np.array([[0, 0, 1, 1, 1]])
-    padded = bundle.run({"input_ids": ids, "attention_mask": mask, **past})["logits"][0, 2:]
-    alone = bundle.run({"input_ids": ids[:, 2:], "attention_mask": mask[:, 2:], **past})["logits"][0]
-    assert close(padded, alone)
-    assert close(alone, torch_answers(model, {"input_ids": torch.tensor(ids[:, 2:]), "attention_mask": torch.tensor(mask[:, 2:])})["logits"][0])
+    for name in (None, "lora", "prefix"):
+        padded = writing.bundle.run({"input_ids": ids, "attention_mask": mask, **past}, artifact=name)["logits"][0, 2:]
+        alone = writing.bundle.run({"input_ids": ids[:, 2:], "attention_mask": mask[:, 2:], **past}, artifact=name)["logits"][0]
+        assert close(padded, alone), name
+    whole = torch_answers(writing.model, {"input_ids": torch.tensor(ids[:, 2:]), "attention_mask": torch.tensor(mask[:, 2:])}, writing.artifacts["prefix"])
+    assert close(alone, whole["logits"][0])
 
 
 def test_the_size_of_pictures_is_the_graphs(tmp_path: Path) -> None:
     """`image_size_px` of a reference is seen in the graph's input, in the pre-processing and in the answer."""
-    model = pa.load("polyadapt:tiny-resnet", image_size_px=40)
+    model = pa.load("timm:resnet10t", pretrained=False, image_size_px=40)
     made = export(model, {}, tmp_path / "pictures.bundle")
     manifest = json.loads((made.directory / "manifest.json").read_text())
     session = onnxruntime.InferenceSession(made.directory / "onnx" / "model.onnx", providers=["CPUExecutionProvider"])

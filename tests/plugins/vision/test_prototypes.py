@@ -6,9 +6,10 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-import polyadapt as pa
 import pytest
 import torch
+
+import polyadapt as pa
 from polyadapt.data.dataset import Dataset, Example
 from polyadapt.errors import UserError
 from polyadapt.host import Host
@@ -38,9 +39,12 @@ def pictures(per_class: int, seed: int, labels: tuple[str, ...] = LABELS) -> Dat
     return Dataset(f"pictures {seed}", examples, "image", labels)
 
 
+HOST = Host(plugins=[("core", import_module("polyadapt.builtin")), ("vision", entry)], discover=False, environment={})
+
+
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return Host(plugins=[("core", import_module("polyadapt.builtin"))], discover=False, environment={}).load("polyadapt:tiny-efficientnet", {"image_size_px": 48})
+    return HOST.load("polyadapt:tiny-efficientnet", {"image_size_px": 48})
 
 
 def learn(model: Model, train: Dataset, validation: Dataset | None = None, **options: object):
@@ -52,8 +56,7 @@ def head(artifact) -> torch.Tensor:
 
 
 def test_the_plugin_registers_it() -> None:
-    host = Host(plugins=[("vision", entry)], discover=False, environment={})
-    assert host.registry.methods.get("prototypes").card is CARD
+    assert HOST.registry.methods.get("prototypes").card is CARD
 
 
 @pytest.mark.parametrize("family", ["efficientnet", "vit", "bert"])
@@ -76,7 +79,7 @@ def test_it_is_the_nearest_class_mean(model: Model, average: str) -> None:
     assert np.allclose(head(artifact).numpy(), 16.0 * means, atol=2e-5)
     queries = frozen_features(labelled, test, RUN).double().numpy()
     expected = (queries / np.linalg.norm(queries, axis=1, keepdims=True)) @ means
-    found = pa.evaluate(model, test, artifact, host=Host(discover=False, environment={}))
+    found = pa.evaluate(model, test, artifact, host=HOST)
     answers = [prediction.answer for prediction in found.predictions]
     assert answers == [LABELS[number] for number in expected.argmax(1)]
 
@@ -86,10 +89,10 @@ def test_later_sessions_leave_earlier_prototypes_as_they_are(model: Model) -> No
     whole = learn(model, train, base_classes=3, ways=1, shots=2)
     base = learn(model, train.of_labels(LABELS[:3]))
     assert whole.labels == LABELS
-    assert torch.equal(head(whole)[:, :3], head(base))
+    assert torch.allclose(head(whole)[:, :3], head(base), atol=1e-5)  # other batches, other rounding
     # Two shots of a later class are the first two of the training part, and no others count.
     few = Dataset("few", [example for example in train if example.label in LABELS[:3] or example.id.endswith(("/0", "/1"))], "image", LABELS)
-    assert torch.allclose(head(learn(model, few)), head(whole), atol=1e-6)
+    assert torch.allclose(head(learn(model, few)), head(whole), atol=1e-5)
 
 
 def test_classes_may_arrive_in_another_order(model: Model) -> None:
@@ -97,7 +100,7 @@ def test_classes_may_arrive_in_another_order(model: Model) -> None:
     artifact = learn(model, pictures(3, 0), classes=order, base_classes=2, ways=2)
     plain = learn(model, pictures(3, 0))
     assert artifact.labels == order
-    assert torch.allclose(head(artifact), head(plain)[:, [LABELS.index(label) for label in order]], atol=1e-6)
+    assert torch.allclose(head(artifact), head(plain)[:, [LABELS.index(label) for label in order]], atol=1e-5)
 
 
 def test_metrics_of_sessions_are_kept_and_said(model: Model) -> None:
@@ -107,7 +110,7 @@ def test_metrics_of_sessions_are_kept_and_said(model: Model) -> None:
     metrics = artifact.provenance["metrics"]
     assert [row["classes"] for row in metrics["sessions"]] == [3, 4, 5]
     assert "novel" not in metrics["sessions"][0] and set(metrics["validation"]) == {"accuracy", "base", "novel", "harmonic", "average", "performance_drop"}
-    found = pa.evaluate(model, data.validation, artifact, host=Host(discover=False, environment={}))
+    found = pa.evaluate(model, data.validation, artifact, host=HOST)
     assert metrics["validation"]["accuracy"] == pytest.approx(found.value)
     assert [event["kind"] for event in said] == ["started", "epoch", "epoch", "epoch", "finished"]
     assert artifact.provenance["data"]["train"]["examples"] == 20

@@ -22,6 +22,7 @@ from polyadapt.data.dataset import Dataset
 from polyadapt.methods.base import load_method
 from polyadapt.methods.linear_probe.card import CARD as PROBE
 from polyadapt.methods.lora.card import CARD as LORA
+from polyadapt.methods.lora.card import LoraOptions
 from polyadapt.model import Model
 from polyadapt.training import TrainingData, TrainSettings, fit
 
@@ -44,7 +45,7 @@ CASES = {
 def train(model: Model, name: str, data: Dataset, prefix: str, epochs: int) -> Artifact:
     """One whole training."""
     card, sites, _, _ = CASES[name]
-    options = card.options(sites=sites) if sites else card.options()
+    options = LoraOptions(sites=sites) if sites else card.options()
     return fit(model, load_method(card), options, TrainingData(data), TrainSettings(epochs=epochs, batch_size=16, frozen_prefix=prefix, device="cpu"))
 
 

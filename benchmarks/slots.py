@@ -25,6 +25,7 @@ from polyadapt.families.bert.model import Bert
 from polyadapt.families.shared import enliven
 from polyadapt.methods.base import load_method
 from polyadapt.methods.lora.card import CARD as LORA
+from polyadapt.methods.lora.card import LoraOptions
 from polyadapt.model import Model, build_model
 from polyadapt.signature import Task
 from polyadapt.sources.processors import make_processor
@@ -51,7 +52,7 @@ def encoder() -> Model:
 
 def lora(model: Model, seed: int) -> Artifact:
     """An artifact without a zero factor."""
-    form = load_method(LORA).build(model, LORA.options(sites=SITES, rank=8), torch.Generator().manual_seed(seed))
+    form = load_method(LORA).build(model, LoraOptions(sites=SITES, rank=8), torch.Generator().manual_seed(seed))
     non_degenerate(form)
     return Artifact("lora", model.base_id, model.family.card.id, model.task.kind, tuple(form.lower()))
 

@@ -116,4 +116,4 @@ def with_peft_lora(backbone: nn.Module, targets: Sequence[str], rank: int, alpha
     """The backbone itself with PEFT's LoRA in it."""
     from peft import LoraConfig, get_peft_model
 
-    return get_peft_model(backbone, LoraConfig(r=rank, lora_alpha=int(alpha), target_modules=list(targets), lora_dropout=0.0))  # type: ignore[arg-type]
+    return get_peft_model(backbone, LoraConfig(r=rank, lora_alpha=int(alpha), target_modules=list(targets), lora_dropout=0.0))

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from polyadapt.methods.base import load_method
 from polyadapt.methods.lora.card import CARD as LORA
+from polyadapt.methods.lora.card import LoraOptions
 from polyadapt.model import Model
 from polyadapt.training.batches import TrainingData
 from polyadapt.training.feeds import make_feeds
@@ -73,7 +74,7 @@ def our_step(case: Case, model: Model, data: Any) -> Iterator[Step]:
     """The step that `adapt` takes."""
     settings = TrainSettings(batch_size=case.batch, frozen_prefix="off", device="cpu")
     run, processes = Run(settings), find_processes("cpu", "no")
-    form = load_method(LORA).build(model, LORA.options(sites=case.sites, rank=RANK, alpha=ALPHA), torch.Generator().manual_seed(0))
+    form = load_method(LORA).build(model, LoraOptions(sites=case.sites, rank=RANK, alpha=ALPHA), torch.Generator().manual_seed(0))
     with attached(model, form) as attachments:
         switch = training_modes(model, attachments, form)
         feeds = make_feeds(model, form, attachments, TrainingData(data), run, processes, switch)
@@ -89,23 +90,35 @@ def our_step(case: Case, model: Model, data: Any) -> Iterator[Step]:
         yield step
 
 
+def picture_loss(module: Any, model: Model, data: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Normalisation, forward and cross entropy, with a new class head."""
+    inner: Any = module.get_base_model() if hasattr(module, "get_base_model") else module
+    inner.head = nn.Linear(inner.embed_dim, len(model.task.labels))
+    nn.init.zeros_(inner.head.weight)
+    nn.init.zeros_(inner.head.bias)
+    labels = torch.tensor([model.task.labels.index(row.label) for row in data])
+    inputs = torch.stack([torch.from_numpy(model.processor(row.raw)["image"]) for row in data])
+    front: Any = model.module.front
+    return lambda rows: F.cross_entropy(module(front(image=inputs[rows])["image"]), labels[rows])
+
+
+def text_loss(module: Any, model: Model, data: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The loss of transformers' own forward."""
+    inputs = torch.stack([torch.from_numpy(row.raw) for row in data])
+
+    def loss(rows: torch.Tensor) -> torch.Tensor:
+        ids = inputs[rows]
+        found: torch.Tensor = module(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids, use_cache=False).loss
+        return found
+
+    return loss
+
+
 @contextlib.contextmanager
 def plain_step(case: Case, model: Model, data: Any, wrap: Callable[..., Any]) -> Iterator[Step]:
     """A loop in plain PyTorch around a module that carries its own LoRA. The model's backbone is changed for good."""
     module = wrap(model.backbone, case.targets, RANK, ALPHA)
-    inner = module.get_base_model() if hasattr(module, "get_base_model") else module
-    if case.family == "vit":
-        inner.head = nn.Linear(inner.embed_dim, len(model.task.labels))
-        nn.init.zeros_(inner.head.weight)
-        nn.init.zeros_(inner.head.bias)
-        labels = torch.tensor([model.task.labels.index(row.label) for row in data])
-        inputs = torch.stack([torch.from_numpy(model.processor(row.raw)["image"]) for row in data])
-        front: Any = model.module.front
-        # timm has no loop of its own: normalisation, forward and cross entropy as everybody writes them.
-        loss_of = lambda rows: F.cross_entropy(module(front(image=inputs[rows])["image"]), labels[rows])  # noqa: E731
-    else:
-        inputs = torch.stack([torch.from_numpy(row.raw) for row in data])
-        loss_of = lambda rows: module(input_ids=inputs[rows], attention_mask=torch.ones_like(inputs[rows]), labels=inputs[rows], use_cache=False).loss  # noqa: E731
+    loss_of = (picture_loss if case.family == "vit" else text_loss)(module, model, data)
     module.train()
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimiser, turn = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0, fused=True), iter(range(1 << 60))
@@ -114,7 +127,7 @@ def plain_step(case: Case, model: Model, data: Any, wrap: Callable[..., Any]) ->
         start = next(turn) % 4 * case.batch
         loss = loss_of(torch.arange(start, start + case.batch))
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         return float(loss.detach())

@@ -27,7 +27,8 @@ def main() -> None:
         prompt = given.template.format(question)
         print(question)
         for name in (None, given.artifact):
-            print(f"  {name or 'base'}: {bundle.generate(prompt, given.tokens, artifact=name).strip()}")
+            answer = bundle.generate(prompt, given.tokens, artifact=name)
+            print(f"  {name or 'base'}: {' '.join(answer.split())}")
     print("torch was imported" if "torch" in sys.modules else "without torch")
 
 

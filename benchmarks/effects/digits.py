@@ -113,10 +113,10 @@ def train_backbone(backbone: torch.nn.Module, pictures: torch.Tensor, targets: t
     steps = epochs * -(-len(targets) // 64)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / 30) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
     for _ in range(epochs):
-        for rows in torch.randperm(len(targets)).split(64):
+        for rows in torch.split(torch.randperm(len(targets)), 64):
             loss = F.cross_entropy(backbone(pictures[rows]), targets[rows])
             optimiser.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimiser.step()
             schedule.step()
     backbone.eval()

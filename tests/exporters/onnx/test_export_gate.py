@@ -29,6 +29,8 @@ from polyadapt_onnx import exporter, graph
 from polyadapt_onnx.exporter import export
 from polyadapt_onnx.gate import Arrays, Case, GateReport, check_artifact_effect, check_parity, check_slot_effects, check_swap, relative_error
 
+pytestmark = pytest.mark.slow
+
 METHODS = {claim.card.id: claim.card for claim in Host().registry.methods.claims()}
 
 

@@ -1,0 +1,61 @@
+"""Writes the tables of README.md from the results: python benchmarks/summary.py."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent
+README = ROOT / "README.md"
+
+
+def peers() -> str:
+    """One table of all benchmarks of speed and size."""
+    lines = []
+    for path in sorted((ROOT / "results").glob("*.json")):
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        void = " **void**" if found["is_void"] else ""
+        lines += [f"### `{found['command']}`", "", f"Other programs kept {found['load_of_others']:.2f} processors busy{void}. {found['machine']}.", ""]
+        lines += ["| figure | median | 95 % interval | target | |", "|---|---|---|---|---|"]
+        for row in found["rows"]:
+            unit = "" if row["unit"] in ("x", "") else f" {row['unit']}"
+            target = f"{row['target']}: {row['verdict']}" if row["target"] else ""
+            lines.append(f"| {row['name']} | {row['median']:.4g}{unit} | {row['low']:.4g} … {row['high']:.4g} | {target} | {row['note']} |")
+        lines += ["", *(f"- {note}" for note in found["notes"]), ""]
+    return "\n".join(lines)
+
+
+def effects() -> str:
+    """One table an experiment."""
+    lines = []
+    for path in sorted((ROOT / "effects" / "results").glob("*.json")):
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        lines += [f"### `{found['command']}`", ""]
+        for shift, figures in found["shifts"].items():
+            seeds = len(next(iter(figures["arms"].values()))["all"])
+            lines += [f"{shift.capitalize()} digits, test accuracy in percent over {seeds} seeds; the net as it is: {figures['pretrained_as_it_is']['mean']:.1f}.", ""]
+            lines += ["| arm | mean | sd | range | parameters |", "|---|---|---|---|---|"]
+            for name, arm in figures["arms"].items():
+                test = arm["test"]
+                lines.append(f"| {name} | {test['mean']:.1f} | {test['sd']:.1f} | {test['low']:.1f} … {test['high']:.1f} | {arm['parameters']} |")
+            lines.append("")
+            for what, check in figures["checks"].items():
+                low, high = check["interval"]
+                verdict = "holds" if check["holds"] else "**does not hold**"
+                lines.append(f"- {what}: {verdict}; {check['difference']:+.1f} points [{low:+.1f} … {high:+.1f}], above zero on {check['wins']} of {check['seeds']} seeds")
+            lines.append("")
+        lines += [f"It took {found['seconds']:.0f} s while other programs kept {found['load_of_others']:.2f} processors busy.", ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    text = README.read_text(encoding="utf-8")
+    for name, table in (("peers", peers()), ("effects", effects())):
+        text = re.sub(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", lambda hit, table=table: f"{hit[1]}{table}{hit[2]}", text, flags=re.DOTALL)  # type: ignore[misc]
+    README.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,6 @@ import time
 
 import numpy as np
 import pytest
-
 from polyadapt.data.split import split_data
 from polyadapt.errors import UserError
 from polyadapt.host import Host
@@ -18,8 +17,6 @@ from polyadapt_robotics.demonstrations import demonstrate, parse_world, read
 from polyadapt_robotics.expert import expert_actions
 from polyadapt_robotics.rollout import Rollout, roll_out
 from polyadapt_robotics.world import ACTION_SIZE, CONTACT_M, HALF_TABLE_M, OBSERVATION_SIZE, STEP_M, SUCCESS_M, TASKS, Shift, TableWorld
-
-pytestmark = pytest.mark.slow
 
 
 def world_of(task: str, shift: Shift | None = None, seed: int = 0, episodes: int = 4) -> TableWorld:

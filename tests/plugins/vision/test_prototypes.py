@@ -23,8 +23,6 @@ from polyadapt_vision import entry
 from polyadapt_vision.prototypes.card import CARD
 from polyadapt_vision.prototypes.sessions import SessionResult, measure, session_classes, summary
 
-pytestmark = pytest.mark.slow
-
 LABELS = ("red", "green", "blue", "grey", "black")
 RUN = Run(TrainSettings(device="cpu"))
 
@@ -61,7 +59,7 @@ def test_the_plugin_registers_it() -> None:
     assert HOST.registry.methods.get("prototypes").card is CARD
 
 
-@pytest.mark.parametrize("family", ["efficientnet", "vit"])
+@pytest.mark.parametrize("family", ["efficientnet", "vit", "bert"])
 def test_prototypes_conform(family: str, tmp_path: Path) -> None:
     check_method(load_method(CARD), tiny_model(import_module(f"polyadapt.families.{family}.card").CARD, "classification"), tmp_path)
 

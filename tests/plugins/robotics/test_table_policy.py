@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from polyadapt.artifact import Artifact
 from polyadapt.cli import main
 from polyadapt.edits import attachments_of

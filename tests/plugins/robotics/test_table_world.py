@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+
 from polyadapt.data.split import split_data
 from polyadapt.errors import UserError
 from polyadapt.host import Host

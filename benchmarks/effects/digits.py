@@ -206,7 +206,10 @@ def experiment(
         for shift in arguments.shifts:
             places = [ground(seed, shift, base, train_per_class, validation_per_class) for seed, base in enumerate(bases)]
             frozen = [accuracy(place.model, None, place.parts["test"]) for place in places]
-            outcomes = {arm.name: run_arm(arm, places, epochs, batch_size) for arm in arms}
+            outcomes = {}
+            for arm in arms:
+                outcomes[arm.name] = run_arm(arm, places, epochs, batch_size)
+                print(f"{shift}: {arm.name} {spread([outcome.test for outcome in outcomes[arm.name]])}", flush=True)
             found[shift] = summary(outcomes, frozen, checks)
             print(table(shift, found[shift]))
     result = {

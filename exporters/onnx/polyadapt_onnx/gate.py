@@ -27,7 +27,7 @@ EFFECT_FLOOR = 0.3
 
 @dataclass(frozen=True)
 class Case:
-    """One recorded comparison. `slots` are fed beside the inputs; `artifact` names where they come from."""
+    """One recorded comparison by one of the bundle's graphs. `slots` are fed beside the inputs; `artifact` names where they come from."""
 
     name: str
     artifact: str | None
@@ -35,6 +35,7 @@ class Case:
     inputs: Arrays
     slots: Arrays
     expected: Arrays
+    graph: str = "model"
 
 
 @dataclass
@@ -116,6 +117,7 @@ def check_parity(graph: Graph, cases: Sequence[Case], report: GateReport) -> Non
             report.cases.append(
                 {
                     "name": case.name,
+                    "graph": case.graph,
                     "artifact": case.artifact,
                     "sizes": dict(case.sizes),
                     "output": output,

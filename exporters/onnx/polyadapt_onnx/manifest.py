@@ -12,32 +12,23 @@ import torch
 
 from polyadapt.artifact import Artifact
 from polyadapt.edits.edit import slots_of
-from polyadapt.families.card import ExportRecipe
 from polyadapt.files import sha256_file, write_json
 from polyadapt.model import Model
-from polyadapt.signature import Signature, TensorSpec
+from polyadapt.signature import TensorSpec
 from polyadapt.tensors import save_tensors
+from polyadapt_onnx.forms.job import Job, Made
 from polyadapt_onnx.gate import Case, GateReport
-from polyadapt_onnx.slots import SlotGroup, describe
+from polyadapt_onnx.slots import describe
+from polyadapt_onnx.views import View
 
 FORMAT = 1
 LIBRARIES = ("polyadapt", "torch", "onnx", "onnxruntime", "onnxscript", "transformers", "timm", "torchaudio", "diffusers")
 
 
-def write_bundle_files(
-    staging: Path,
-    model: Model,
-    signature: Signature,
-    recipe: ExportRecipe,
-    form: str,
-    name: str,
-    groups: Sequence[SlotGroup],
-    artifacts: Mapping[str, Artifact],
-    cases: Sequence[Case],
-    report: GateReport,
-) -> None:
+def write_bundle_files(job: Job, made: Made, form: str, name: str) -> None:
     """Write what belongs beside `onnx/` and, last of all, the manifest with every file's digest."""
-    write_parity(staging, cases, report)
+    staging, model, artifacts, report = job.staging, job.model, job.artifacts, made.report
+    write_parity(staging, made.cases, report)
     described = {title: write_artifact(staging, title, artifact, form) for title, artifact in artifacts.items()}
     assets = write_assets(staging, model)
     manifest: dict[str, Any] = {
@@ -48,8 +39,8 @@ def write_bundle_files(
         "reference": model.reference if not model.reference.startswith(("/", "hf:/", "timm:/")) else model.reference.rsplit("/", 1)[-1],
         "form": form,
         "task": {"kind": model.task.kind, "labels": list(_labels(model, artifacts, form)), "metric": model.task.metric, "details": dict(model.task.details)},
-        "graphs": {"model": describe_graph(staging, signature, recipe, model)},
-        "slots": describe(groups),
+        "graphs": {view.name: describe_graph(job.path(view), view, model) for view in job.views},
+        "slots": describe(made.groups),
         "artifacts": described,
         "preprocess": dict(model.processor.spec) if model.processor is not None else None,
         "postprocess": postprocess(model),
@@ -74,22 +65,20 @@ def postprocess(model: Model) -> dict[str, Any]:
     return {"kind": model.task.kind, **{name: details[name] for name in ("blank_id", "separator", "vocabulary") if name in details}}
 
 
-def describe_graph(staging: Path, signature: Signature, recipe: ExportRecipe, model: Model) -> dict[str, Any]:
+def describe_graph(path: Path, view: View, model: Model) -> dict[str, Any]:
     """One entry of the manifest's `graphs`."""
     import onnx
 
-    path = staging / "onnx" / "model.onnx"
-    data = sorted(f"onnx/{other.name}" for other in path.parent.iterdir() if other != path)
     head = onnx.load(str(path), load_external_data=False)
     classes = {"logits": ("batch", "classes")} if model.ports.head is not None else {}
-    outputs = [TensorSpec(spec.name, classes.get(spec.name, spec.shape), spec.dtype, spec.meaning, spec.unit) for spec in signature.outputs]
+    outputs = [TensorSpec(spec.name, classes.get(spec.name, spec.shape), spec.dtype, spec.meaning, spec.unit) for spec in view.signature.outputs]
     return {
-        "file": "onnx/model.onnx",
-        "data": data,
+        "file": view.file,
+        "data": [f"{view.file}.data"] if path.with_name(f"{path.name}.data").is_file() else [],
         "opset": head.opset_import[0].version,
         "ir": head.ir_version,
-        "exporter": recipe.exporter,
-        "inputs": [spec.to_dict() for spec in signature.inputs],
+        "exporter": view.recipe.exporter,
+        "inputs": [spec.to_dict() for spec in view.signature.inputs],
         "outputs": [spec.to_dict() for spec in outputs],
     }
 
@@ -130,7 +119,7 @@ def write_parity(staging: Path, cases: Sequence[Case], report: GateReport) -> No
     tensors: dict[str, torch.Tensor] = {}
     listed = []
     for case in cases:
-        listed.append({"name": case.name, "artifact": case.artifact, "sizes": dict(case.sizes)})
+        listed.append({"name": case.name, "graph": case.graph, "artifact": case.artifact, "sizes": dict(case.sizes)})
         for part, arrays in (("in", case.inputs), ("out", case.expected)):
             tensors.update({f"{case.name}/{part}/{key}": torch.from_numpy(value) for key, value in arrays.items()})
         if case.artifact is None:

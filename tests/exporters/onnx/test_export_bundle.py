@@ -30,8 +30,6 @@ from polyadapt.testing.exporting import adapted_artifact
 from polyadapt_onnx.exporter import export
 from polyadapt_runtime import Bundle
 
-pytestmark = pytest.mark.slow
-
 METHODS = {claim.card.id: claim.card for claim in Host().registry.methods.claims()}
 LABELS = {"birds": ("owl", "robin", "wren"), "tools": ("axe", "file", "plane", "rasp", "saw")}
 

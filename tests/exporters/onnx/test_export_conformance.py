@@ -18,8 +18,6 @@ from polyadapt.testing.conformance import applies, has_form, tasks_of, tiny_mode
 from polyadapt.testing.exporting import check_export, check_merged, merged_representatives
 from polyadapt_runtime import Bundle
 
-pytestmark = pytest.mark.slow
-
 REGISTRY = Host().registry
 FAMILIES = {claim.card.id: claim.card for claim in REGISTRY.families.claims()}
 CELLS = [

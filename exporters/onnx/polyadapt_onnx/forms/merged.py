@@ -1,0 +1,64 @@
+"""Form `merged`: one artifact inside the graph, folded into the weights where it is linear and as constants elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from polyadapt.artifact import Artifact
+from polyadapt.edits import Edit, Lowered, attachments_of
+from polyadapt.edits.merge import folded
+from polyadapt.errors import UserError
+from polyadapt.model import Model
+from polyadapt_onnx.forms.job import Job, Made, attached, cases_of, tensors_of
+from polyadapt_onnx.gate import Case, GateReport, Graph, check_parity, expected_outputs
+from polyadapt_onnx.graph import Traced, write_graph
+from polyadapt_onnx.views import View
+
+
+def build(job: Job) -> Made:
+    """Trace every graph with the artifact inside.
+
+    Raises:
+        UserError: not exactly one artifact was given.
+    """
+    if len(job.artifacts) != 1:
+        raise UserError(f"form 'merged' bakes in exactly one artifact, {len(job.artifacts)} were given; use form 'slots' for several")
+    [(name, artifact)] = job.artifacts.items()
+    report, cases, changed = job.report(), [], False
+    for view in job.views:
+        found, moves = _graph(job, view, name, artifact, report)
+        cases += found
+        changed = changed or moves
+    report.effects.append({"check": "artifact", "artifact": name, "ok": changed, "message": f"artifact {name} {'changes the output' if changed else 'changes nothing'}"})
+    return Made([], cases, report)
+
+
+def _graph(job: Job, view: View, name: str, artifact: Artifact, report: GateReport) -> tuple[list[Case], bool]:
+    """(recorded cases, whether the artifact moves the answers of this graph)."""
+    model, generator = job.model, job.generator()
+    patches = [edit for edit in artifact.edits if edit.kind == "patch"]
+    with attached(model, patches), folded(model.ports, [edit for edit in artifact.edits if edit.kind != "patch"]) as remaining, also_attached(model, remaining):
+        write_graph(Traced(view.inner, view.signature, view.example(view.recipe.trace, generator), [], {}, view.recipe), job.path(view))
+    cases = [replace(case, slots={}, artifact=None) for case in cases_of(job, view, name, name, artifact.edits, generator)]
+    check_parity(Graph(job.path(view)), cases, report)
+    plain = cases_of(job, view, "base", None, (), job.generator(1))[0]
+    with attached(model, artifact.edits):
+        adapted = expected_outputs(lambda: view.inner(**tensors_of(plain.inputs)), view.outputs)
+    return cases, any(adapted[output].shape != plain.expected[output].shape or (adapted[output] != plain.expected[output]).any() for output in adapted)
+
+
+@contextlib.contextmanager
+def also_attached(model: Model, edits: Sequence[Edit]) -> Iterator[None]:
+    """More edits beside those of `attached`: what folding left over."""
+    if not edits:
+        yield
+        return
+    attachments = attachments_of(model.module, model.ports, model.backbone)
+    attachments.add("remaining", Lowered(edits).eval(), activate=False)
+    attachments.activate(*attachments.active, "remaining")
+    try:
+        yield
+    finally:
+        attachments.remove("remaining")

@@ -91,3 +91,4 @@ class TinyOptions(LoadOptions):
     seed: int = Field(0, ge=0, description="seed of the weights")
     num_classes: int | None = Field(None, ge=2, description="size of the head; ignored where labels are given")
     image_size_px: int | None = Field(None, ge=8, description="height and width that pictures are brought to")
+    maximum_tokens: int = Field(32, ge=1, description="longer texts are cut; a token is one character here")

@@ -75,7 +75,7 @@ def _preprocessing(signature: Signature, backbone: nn.Module, options: TinyOptio
     if "audio" in shapes:
         specs["audio"] = audio_spec()
     if "input_ids" in shapes:
-        specs["text"] = text_spec(pad_id=0, maximum_tokens=32, types="token_type_ids" if "token_type_ids" in shapes else None)
+        specs["text"] = text_spec(pad_id=0, maximum_tokens=options.maximum_tokens, types="token_type_ids" if "token_type_ids" in shapes else None)
     if "input_ids" in shapes or "decoder_input_ids" in shapes:
         size, end_id = _vocabulary(backbone)
         name = f"tokenizer-{size}.json" if end_id is None else f"tokenizer-{size}-{end_id}.json"

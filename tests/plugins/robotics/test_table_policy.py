@@ -24,7 +24,7 @@ from polyadapt_robotics.rollout import roll_out
 from polyadapt_robotics.world import OBSERVATION_SIZE
 from polyadapt_runtime import Bundle
 
-QUICK = policy.Cloning(episodes=120, width=64, blocks=1, steps=300)
+QUICK = policy.Cloning(episodes=300, width=64, blocks=1, steps=600)
 HOST = Host(plugins=[("core", import_module("polyadapt.builtin")), ("robotics", entry)], discover=False, environment={})
 
 

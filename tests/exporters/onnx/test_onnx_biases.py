@@ -9,8 +9,6 @@ import pytest
 onnxruntime = pytest.importorskip("onnxruntime")
 from polyadapt_onnx.biases import biases_last  # noqa: E402
 
-pytestmark = pytest.mark.slow
-
 WIDTH, RANK = 4, 2
 
 

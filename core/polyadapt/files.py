@@ -15,6 +15,14 @@ from typing import Any
 from polyadapt.errors import UserError
 
 
+class WriteError(UserError):
+    """A place that cannot be written."""
+
+    def __init__(self, target: Path, reason: str) -> None:
+        super().__init__(f"cannot write {target}: {reason}; nothing was left there, free space or choose another directory")
+        self.reason = reason
+
+
 @contextlib.contextmanager
 def replacing_directory(target: Path) -> Iterator[Path]:
     """Yield an empty directory beside `target` that takes its place when the block ends well.
@@ -25,7 +33,7 @@ def replacing_directory(target: Path) -> Iterator[Path]:
     staging = _staging(target, directory=True)
     try:
         yield staging
-    except OSError as error:
+    except (OSError, WriteError) as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise _write_error(target, error) from error
     except BaseException:
@@ -105,5 +113,6 @@ def _umask() -> int:
     return mask
 
 
-def _write_error(target: Path, error: OSError) -> UserError:
-    return UserError(f"cannot write {target}: {error.strerror or error}; nothing was left there, free space or choose another directory")
+def _write_error(target: Path, error: OSError | WriteError) -> WriteError:
+    """What is said of the place that the user named, also when a file within it failed."""
+    return WriteError(target, error.reason if isinstance(error, WriteError) else error.strerror or str(error))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +19,26 @@ if TYPE_CHECKING:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors as safetensors, beside and then renamed. Names are sorted, so equal tensors give equal bytes."""
+    """Write tensors as safetensors, beside and then renamed. Names are sorted, so equal tensors give equal bytes.
+
+    Raises:
+        UserError: the place cannot be written; nothing was left there.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     ready = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
     with replacing_file(Path(path)) as staging:
-        save_file(ready, str(staging), metadata=dict(metadata or {}))
+        try:
+            save_file(ready, str(staging), metadata=dict(metadata or {}))
+        except SafetensorError as error:
+            raise _os_error(error) from error
+
+
+def _os_error(error: Exception) -> OSError:
+    """The operating system's error inside an error of safetensors, whose words are all that is left of it."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
 
 
 def load_tensors(path: Path, what: str) -> dict[str, torch.Tensor]:

@@ -85,6 +85,7 @@ def write_graph(traced: Traced, path: Path) -> str:
 
     Raises:
         ExportError: the exporter failed, with its own reason in one line.
+        OSError: the place cannot be written.
     """
     names = [name for group in traced.groups for name in group.names().values()]
     outputs = [spec.name for spec in traced.signature.outputs]
@@ -99,7 +100,7 @@ def write_graph(traced: Traced, path: Path) -> str:
                 _write_legacy(module, inputs, slots, traced, path)
             else:
                 _write_dynamo(module, inputs, slots, traced, path)
-        except ExportError:
+        except (ExportError, OSError):  # a full disk is no fault of the graph's
             raise
         except Exception as error:
             reason = root_cause(error)

@@ -53,7 +53,9 @@ def size(n_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as `4.2 s`, `3 min 20 s` or `1 h 05 min`."""
+    """Seconds as `12 ms`, `4.2 s`, `3 min 20 s` or `1 h 05 min`."""
+    if 0 < seconds < 1:
+        return f"{significant(seconds * 1000, 3)}{THIN}ms"
     if seconds < 60:
         return f"{significant(seconds, 2)}{THIN}s"
     minutes, rest = divmod(round(seconds), 60)

@@ -227,8 +227,8 @@ def _latency(value: Any) -> tuple[str, str]:
     """A number of milliseconds, or a mapping with `median` and what else was measured."""
     if isinstance(value, Mapping):
         rest = ", ".join(f"{name} {number:.3g}" if isinstance(number, float) else f"{name} {number}" for name, number in value.items() if name != "median")
-        return (f"{value['median']:.3g}{THIN}ms", rest) if "median" in value else (rest, "")
-    return f"{value:.3g}{THIN}ms", "an example"
+        return (duration(value["median"] / 1000), rest) if "median" in value else (rest, "")
+    return duration(value / 1000), "an example"
 
 
 def _key(row: charts.Series) -> Html:

@@ -135,7 +135,12 @@ def test_numbers_as_people_read_them() -> None:
     assert figures.value_of("perplexity", float("inf")) == "∞"
     assert [figures.count(number) for number in (0, 950, 3084, 56_700, 5_717_416)] == ["0", "950", "3\u202f084", "56.7\u202fk", "5.72\u202fM"]
     assert [figures.size(number) for number in (312, 12_648, 98_000_000)] == ["312\u202fB", "12.6\u202fkB", "98\u202fMB"]
-    assert [figures.duration(number) for number in (0.25, 41.5, 200, 3900)] == ["0.25\u202fs", "42\u202fs", "3\u202fmin 20\u202fs", "1\u202fh 05\u202fmin"]
+    assert [figures.duration(number) for number in (0.0123, 0.25, 2.44, 41.5, 200, 3900)] == [
+        f"{text}\u202f{unit}" for text, unit in (("12.3", "ms"), ("250", "ms"), ("2.4", "s"), ("42", "s"))
+    ] + [
+        "3\u202fmin 20\u202fs",
+        "1\u202fh 05\u202fmin",
+    ]
     assert [figures.significant(number) for number in (0.012344, 1.5, 123456.0, 1e-7)] == ["0.01234", "1.5", "123456", "1.00e-07"]
 
 

@@ -160,7 +160,8 @@ class Rounds:
 
     def seconds(self, side: str) -> str:
         """The median time of a side, for notes."""
-        return f"{statistics.median(self.times[side]) * 1e3:.3g} ms"
+        seconds = statistics.median(self.times[side])
+        return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
 
 
 def in_turns(sides: Sequence[Side], rounds: int, clock: Callable[[], float] = time.perf_counter) -> Rounds:

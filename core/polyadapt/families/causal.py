@@ -42,9 +42,7 @@ def forward(tower: Any, head: nn.Module | None, task: Task, inputs: Mapping[str,
     return {"features": last_token(hidden, mask)}  # (B, D)
 
 
-def cached_forward(
-    tower: Any, head: nn.Module, inputs: Mapping[str, torch.Tensor], past: Sequence[tuple[torch.Tensor, torch.Tensor]]
-) -> tuple[torch.Tensor, Cache]:
+def cached_forward(tower: Any, head: nn.Module, inputs: Mapping[str, torch.Tensor], past: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, Cache]:
     """One step with caches: prefill (past of length 0), a single token, or a chunk.
 
     Shape:

@@ -11,8 +11,8 @@ import torch
 from pydantic import Field
 
 from polyadapt.options import Options, read_options
-from polyadapt_runtime.sampling import Rules, Sampling
 from polyadapt_runtime.postprocess import interpret
+from polyadapt_runtime.sampling import Rules, Sampling
 
 if TYPE_CHECKING:
     from polyadapt.artifact import Artifact

@@ -26,7 +26,7 @@ class Decoding:
         slots: OrtValues that every step is fed.
         prompts: OrtValues of `prepend` slots.
         memory: what the encoder gave for the decoder, as OrtValues; empty for causal models.
-        past: empty caches by input name.
+        past: caches by input name; empty ones before a prompt.
     """
 
     def __init__(self, session: Session, slots: Mapping[str, Any], prompts: Mapping[str, Any], memory: Mapping[str, Any], past: Mapping[str, Any]) -> None:
@@ -35,7 +35,7 @@ class Decoding:
         self._tokens = TARGET if TARGET in session.inputs else "input_ids"
         self._has_mask = "attention_mask" in session.inputs
         self._present = {name: name.replace("past.", "present.", 1) for name in past}
-        self._cached = 0
+        self._cached = length_of(past)
 
     def scores(self, ids: np.ndarray) -> np.ndarray:
         """Scores of the next token after more tokens; int64 [rows, tokens] -> [rows, vocabulary]."""
@@ -46,7 +46,7 @@ class Decoding:
         outputs = self._session.run({**self._slots, **self._once, **self._memory, **self._past, **fed})
         self._past = {name: outputs[present] for name, present in self._present.items()}
         self._once = {}
-        self._cached = int(next(iter(self._past.values())).shape()[2])  # a learned prompt has places in it, too
+        self._cached = length_of(self._past)  # a learned prompt has places in it, too
         return np.asarray(outputs["logits"].numpy()[:, -1])
 
     def take(self, rows: np.ndarray) -> None:
@@ -60,3 +60,8 @@ class Decoding:
 
     def _copied(self, values: Mapping[str, Any], rows: np.ndarray) -> dict[str, Any]:
         return {name: self._session.value(value.numpy()[rows]) for name, value in values.items()}
+
+
+def length_of(past: Mapping[str, Any]) -> int:
+    """Places in caches [batch, heads, past, head size]."""
+    return int(next(iter(past.values())).shape()[2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,8 @@ def test_greedy_text_is_that_of_transformers(writing: Writing, penalty: float) -
         raw = writing.raw(seed)
         said.append(tuple(writing.write(raw, sampling=Sampling(repetition_penalty=penalty))))
         assert list(said[-1]) == writing.generate(raw, repetition_penalty=penalty), seed
-    assert len(set(said)) > 2
+    if penalty > 1:
+        assert len(set(said)) > 2  # tiny networks without a penalty say one token over and over
 
 
 @pytest.mark.parametrize(
@@ -162,9 +164,10 @@ def test_cached_steps_equal_a_full_pass_of_torch(writing: Writing, artifact: str
 
 def test_half_an_artifact_is_half_the_effect_while_writing(writing: Writing) -> None:
     raw = writing.raw(1)
-    half = [edit if edit.kind != "lowrank" else type(edit)(edit.site, edit.kind, {"a": edit.tensors["a"], "b": 0.5 * edit.tensors["b"]}, edit.variant) for edit in writing.artifacts["lora"].edits]
     model, artifact = writing.model, writing.artifacts["lora"]
-    Artifact(artifact.method, artifact.base_id, artifact.family, artifact.task, tuple(half)).attach(model)
+    half = tuple(replace(edit, tensors={"a": edit.tensors["a"], "b": 0.5 * edit.tensors["b"]}) for edit in artifact.edits)
+    assert {edit.kind for edit in half} == {"lowrank"}
+    replace(artifact, edits=half).attach(model)
     expected: list[int] = []
     for _ in range(8):
         expected.append(int(writing.scores(raw, expected).argmax()))

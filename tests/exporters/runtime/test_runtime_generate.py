@@ -207,6 +207,7 @@ def test_draws_have_the_chances_they_should(bundle: Bundle) -> None:
 
 def best_of_all(ids: list[int], length: int, length_penalty: float, stop: int) -> list[int]:
     """The text with the best score among all texts of at most `length` tokens."""
+
     def grow(text: list[int], score: float) -> list[tuple[float, list[int]]]:
         if text and (text[-1] == stop or len(text) == length):
             return [(score / len(text) ** length_penalty, text)]

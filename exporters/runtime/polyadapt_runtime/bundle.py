@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
-from polyadapt_runtime.beam import Beams
 from polyadapt_runtime.errors import ArtifactError, InputError
-from polyadapt_runtime.generate import TASKS, Writer
+from polyadapt_runtime.generate import TASKS, GenerationOptions, Writer
+from polyadapt_runtime.graphs import Graphs
 from polyadapt_runtime.learn import GROUP, check_learnable, with_class
 from polyadapt_runtime.manifest import read_manifest
 from polyadapt_runtime.postprocess import interpret
 from polyadapt_runtime.preprocess import Example, Processor
-from polyadapt_runtime.runner import Runner, check_slots, rows_of
-from polyadapt_runtime.sampling import Sampling
+from polyadapt_runtime.runner import rows_of
 from polyadapt_runtime.selftest import SelfTest, selftest
-from polyadapt_runtime.session import Session
 from polyadapt_runtime.slots import ArtifactInfo
 from polyadapt_runtime.store import ArtifactStore
 from polyadapt_runtime.writing import Token
@@ -48,18 +46,14 @@ class Bundle:
     def __init__(self, path: Path | str, device: str = "auto", verify: bool = True, threads: int | None = None, cache_bytes: int = 512 << 20) -> None:
         self.path = Path(path)
         self.manifest = read_manifest(self.path, verify)
-        self._sessions: dict[str, Session] = {}
-        for name in self.manifest.chain:
-            self._sessions[name] = Session(self.path / self.manifest.graphs[name].file, device, threads)
-        check_slots(self.manifest, self._sessions)
-        self._runners = {name: Runner(self.manifest, self.manifest.graphs[name], session) for name, session in self._sessions.items()}
-        self._session = self._sessions[self.manifest.chain[0]]
+        self._graphs = Graphs(self.path, self.manifest, device, threads)
+        self._session = self._graphs.first
         self._store = ArtifactStore(self.path, self.manifest, self._session, cache_bytes, verify)
         self.processor: Processor | None = None
         self._postprocess = {**self.manifest.details, **self.manifest.postprocess}
         if self.manifest.preprocess.get("kind"):
             self.processor = Processor(self.manifest.preprocess, {name: self.path / asset for name, asset in self.manifest.assets.items()})
-        self._writer = Writer(self.manifest, self._sessions, self._runners, self.processor)
+        self._writer = Writer(self.manifest, self._graphs, self.processor)
 
     def __call__(self, raw: Any, artifact: str | None = None, scale: float = 1.0, *, top: int = 5, batch_size: int = BATCH_SIZE) -> Any:
         """Answer raw input.
@@ -106,10 +100,7 @@ class Bundle:
             InputError: an unknown graph, an unknown or missing input, another dtype or shape.
             ArtifactError: the artifact is unknown, does not fit, or cannot be scaled.
         """
-        name = graph or self.manifest.chain[0]
-        if name not in self._runners:
-            raise InputError(f"this bundle has no graph {name!r}; it has: {', '.join(self._runners)}")
-        return self._runners[name].run(feeds, self._slots(artifact, scale))
+        return self._graphs.run(feeds, self._slots(artifact, scale), graph)
 
     def artifacts(self) -> dict[str, ArtifactInfo]:
         """What is known of every artifact, by name."""
@@ -175,17 +166,7 @@ class Bundle:
         self._store.add(name, with_class(held, np.stack([row["features"] for row in rows])), (*labels, label), method)
         return name
 
-    def stream(
-        self,
-        prompt: Any,
-        max_tokens: int = 64,
-        artifact: str | None = None,
-        scale: float = 1.0,
-        sampling: Sampling | None = None,
-        beams: Beams | None = None,
-        stop: Sequence[str] = (),
-        stop_ids: Sequence[int] | None = None,
-    ) -> Iterator[Token]:
+    def stream(self, prompt: Any, max_tokens: int = 64, artifact: str | None = None, scale: float = 1.0, **options: Unpack[GenerationOptions]) -> Iterator[Token]:
         """Generate token by token.
 
         Args:
@@ -193,18 +174,15 @@ class Bundle:
             max_tokens: the most tokens to generate.
             artifact: a name of `artifacts()`; None is the base.
             scale: how much of the artifact's effect.
-            sampling: how tokens are drawn; greedy by default.
-            beams: search for the most likely text instead; its tokens come when the search is over.
-            stop: texts that end the text; neither they nor what follows is given out.
-            stop_ids: ids that end the text, in place of the manifest's.
+            options: `sampling`, `beams`, `stop` and `stop_ids`; see `GenerationOptions`.
 
         Raises:
             ManifestError: the bundle does not generate text.
             InputError: the prompt is empty or not what the model reads, or options exclude each other.
         """
-        return self._writer.stream(prompt, self._slots(artifact, scale), max_tokens, sampling or Sampling(), beams, stop, stop_ids)
+        return self._writer.stream(prompt, self._slots(artifact, scale), max_tokens, options)
 
-    def generate(self, prompt: Any, max_tokens: int = 64, artifact: str | None = None, scale: float = 1.0, **options: Any) -> str:
+    def generate(self, prompt: Any, max_tokens: int = 64, artifact: str | None = None, scale: float = 1.0, **options: Unpack[GenerationOptions]) -> str:
         """The text that `stream` gives, in one piece; options are those of `stream`."""
         if self._writer.reader is None or not self._writer.reader.has_tokenizer:
             raise InputError("this bundle has no tokenizer; use stream(), which gives token ids")

@@ -10,22 +10,37 @@ into `decoder` at every step, beside the tokens and the cache.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from polyadapt_runtime.beam import Beams, search
 from polyadapt_runtime.decoding import TARGET, Decoding
-from polyadapt_runtime.errors import InputError, ManifestError
+from polyadapt_runtime.errors import InputError, ManifestError, nearest
+from polyadapt_runtime.graphs import Graphs
 from polyadapt_runtime.manifest import Manifest
 from polyadapt_runtime.preprocess import Processor
-from polyadapt_runtime.runner import Runner
 from polyadapt_runtime.sampling import Rules, Sampling
-from polyadapt_runtime.session import Session
 from polyadapt_runtime.text import TextReader
 from polyadapt_runtime.writing import Token, with_text
 
 TASKS = ("causal-lm", "seq2seq-lm", "transcription")
+
+
+class GenerationOptions(TypedDict, total=False):
+    """How a text is chosen and where it ends.
+
+    Attributes:
+        sampling: how tokens are drawn; greedy by default.
+        beams: search for the most likely text instead; its tokens come when the search is over.
+        stop: texts that end the text; neither they nor what follows is given out.
+        stop_ids: ids that end the text, in place of the manifest's.
+    """
+
+    sampling: Sampling | None
+    beams: Beams | None
+    stop: Sequence[str]
+    stop_ids: Sequence[int] | None
 
 
 class Writer:
@@ -33,29 +48,29 @@ class Writer:
 
     Args:
         manifest: of the bundle.
-        sessions: by the name of their graph.
-        runners: likewise; they check what is fed to an encoder.
+        graphs: of the bundle.
         processor: reads raw input.
     """
 
-    def __init__(self, manifest: Manifest, sessions: Mapping[str, Session], runners: Mapping[str, Runner], processor: Processor | None) -> None:
-        self._manifest, self._sessions, self._runners, self._processor = manifest, sessions, runners, processor
+    def __init__(self, manifest: Manifest, graphs: Graphs, processor: Processor | None) -> None:
+        self._manifest, self._graphs, self._processor = manifest, graphs, processor
         self._settings = manifest.generation
-        self._decoder = sessions[manifest.chain[-1]]
+        self._decoder, self._has_encoder = graphs.last, graphs.first is not graphs.last
         reader = processor.text if processor is not None else None
         if reader is None and processor is not None and "tokenizer" in processor.assets:
             reader = TextReader({"inputs": {}}, processor.assets["tokenizer"])  # a model for sounds writes text as well
         self.reader = reader
 
-    def stream(
-        self, raw: Any, slots: Mapping[str, Any], max_tokens: int, sampling: Sampling, beams: Beams | None, stop: Sequence[str], stop_ids: Sequence[int] | None
-    ) -> Iterator[Token]:
+    def stream(self, raw: Any, slots: Mapping[str, Any], max_tokens: int, options: GenerationOptions) -> Iterator[Token]:
         """Tokens one by one, without what ends the text; see `Bundle.stream`.
 
         Raises:
             InputError: an empty prompt, no text where text is needed, or options that exclude each other.
             ManifestError: the bundle does not generate text.
         """
+        if unknown := sorted(set(options) - set(GenerationOptions.__annotations__)):
+            raise InputError(f"no option {unknown[0]!r}{nearest(unknown[0], GenerationOptions.__annotations__)}")
+        sampling, beams, stop, stop_ids = options.get("sampling") or Sampling(), options.get("beams"), options.get("stop", ()), options.get("stop_ids")
         if beams is not None and sampling.temperature:
             raise InputError("a beam search draws nothing; leave temperature at 0, or leave out beams")
         if isinstance(stop, str) or not all(stop):
@@ -76,8 +91,8 @@ class Writer:
         """The ids that stand before the text, and the state in which it begins."""
         memory: dict[str, Any] = {}
         past = self._empty_past()
-        if "encoder" in self._sessions:
-            encoder, fed = self._sessions["encoder"], self._runners["encoder"].feeds(self._read(raw), slots)
+        if self._has_encoder:
+            encoder, fed = self._graphs.first, self._graphs.runners["encoder"].feeds(self._read(raw), slots)
             found = encoder.run({name: encoder.value(value) if isinstance(value, np.ndarray) else value for name, value in fed.items()})
             memory = {name: value for name, value in found.items() if name in self._decoder.inputs}
             prompt = [int(token) for token in self._settings.get("start_ids") or [0]]
@@ -110,7 +125,7 @@ class Writer:
             raise ManifestError(f"this bundle does not generate text: its manifest has no generation.past (task {self._manifest.task!r})")
         known = self._decoder.inputs
         names = [f"past.{layer}.{part}" for layer in range(shape["layers"]) for part in ("key", "value")]
-        tokens = (TARGET,) if "encoder" in self._sessions else ("input_ids", "attention_mask")
+        tokens = (TARGET,) if self._has_encoder else ("input_ids", "attention_mask")
         if lacking := [name for name in (*names, *tokens) if name not in known]:
             raise ManifestError(f"the graph has no input {', '.join(lacking[:3])}, which generation.past promises")
         return {name: self._decoder.value(np.zeros((1, shape["heads"], 0, shape["head_size"]), known[name])) for name in names}

@@ -64,18 +64,6 @@ class Runner:
         return array.astype(wanted, copy=False)
 
 
-def check_slots(manifest: Manifest, sessions: Mapping[str, Session]) -> None:
-    """Every slot is in one graph at least.
-
-    Raises:
-        GraphError: naming those that are in none.
-    """
-    found = {(name, dtype) for session in sessions.values() for name, dtype in session.overridable.items()}
-    if lost := [slot.name for slot in manifest.slots.values() if (slot.name, slot.dtype) not in found]:
-        files = ", ".join(manifest.graphs[name].file for name in sessions)
-        raise GraphError(f"{files} has no overridable initializer {', '.join(lost[:3])} of the listed dtype; export it again")
-
-
 def rows_of(outputs: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     """Outputs without their batch axis, by example. The first output tells the batch; what lacks that axis is shared."""
     batch = next(iter(outputs.values())).shape[0]

@@ -191,7 +191,7 @@ def test_beams_keep_their_artifact(writing: Writing, artifact: str | None) -> No
 def test_the_graphs_of_an_encoder_decoder(writing: Writing) -> None:
     """Each slot stands in the graph that runs its site; keys and values for cross attention come from the encoder."""
     names = {"llama": ["model"], "t5": ["encoder", "decoder"], "whisper": ["encoder", "decoder"]}[writing.family]
-    manifest, sessions = writing.bundle.manifest, writing.bundle._sessions
+    manifest, sessions = writing.bundle.manifest, writing.bundle._graphs.sessions
     assert list(manifest.graphs) == list(sessions) == names and writing.bundle.selftest().ok
     held = [set(session.overridable) for session in sessions.values()]
     assert set.union(*held) == set(manifest.slots) and sum(map(len, held)) == len(manifest.slots)

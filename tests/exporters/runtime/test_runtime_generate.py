@@ -249,6 +249,11 @@ def test_a_stop_text_is_not_given_out(bundle: Bundle) -> None:
 def test_wrong_calls_say_so(bundle: Bundle, bundle_path: Path) -> None:
     with pytest.raises(InputError, match="empty"):
         bundle.generate("")
+    with pytest.raises(InputError, match="no option 'stops'; did you mean 'stop'"):
+        bundle.generate("d b e", stops=["x"])  # type: ignore[call-arg]
+    for settings, match in (({"repetition_penalty": 0.0}, "repetition_penalty is above 0"), ({"count": 0}, "at least 1 text")):
+        with pytest.raises(InputError, match=match):
+            (Beams if "count" in settings else Sampling)(**settings)
     for settings in ({"temperature": -1.0}, {"top_p": 0.0}, {"top_k": 0}):
         with pytest.raises(InputError, match="temperature is 0 or above"):
             Sampling(**settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import wave
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,23 @@ import torch
 
 import polyadapt as pa
 from polyadapt.artifact import Artifact, detach
-from polyadapt.edits import Edit
 from polyadapt.methods.base import load_method
 from polyadapt.methods.lora.card import CARD as LORA
-from polyadapt.testing.exporting import adapted_artifact
+from polyadapt.methods.lora.card import LoraOptions
+from polyadapt.model import Model
+from polyadapt.testing.conformance import non_degenerate
 from polyadapt_runtime import Beams, Bundle
 
 SENTENCE = "The quick brown fox jumps over the lazy dog, and then it goes home."
 PROMPT = "Question: Why is the sky blue?\nAnswer:"
 
 
-def tenth(artifact: Artifact) -> Artifact:
-    """A tenth of a seeded artifact, so that what is said stays language."""
-    edits = tuple(Edit(edit.site, edit.kind, {name: value * (0.1 if name == "b" else 1.0) for name, value in edit.tensors.items()}, edit.variant) for edit in artifact.edits)
-    return Artifact(artifact.method, artifact.base_id, artifact.family, artifact.task, edits)
+def small_lora(model: Model) -> Artifact:
+    """A seeded LoRA in the last two blocks, small enough that what is said stays language."""
+    form = load_method(LORA).build(model, LoraOptions(sites=("block.2[89].attn.[qv]", "block.29.ffn.down")), torch.Generator().manual_seed(1))
+    non_degenerate(form)
+    edits = tuple(replace(edit, tensors={"a": edit.tensors["a"], "b": 0.1 * edit.tensors["b"]}) for edit in form.lower())
+    return Artifact("lora", model.base_id, model.family.card.id, model.task.kind, edits)
 
 
 @pytest.mark.slow
@@ -35,7 +39,7 @@ def tenth(artifact: Artifact) -> Artifact:
 def test_64_tokens_of_smollm2_with_a_lora(tmp_path: Path) -> None:
     model = pa.load("polyadapt:smollm2-135m")
     backbone: Any = model.backbone
-    artifact = tenth(adapted_artifact(load_method(LORA), model))
+    artifact = small_lora(model)
     bundle = Bundle(pa.export(model, {"lora": artifact}, tmp_path / "text.bundle").directory, device="cpu", threads=1)
     reader = model.processor.text
     assert reader is not None

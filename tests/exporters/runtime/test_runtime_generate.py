@@ -283,19 +283,26 @@ agraph (int64[batch, tokens] decoder_input_ids, float[batch, 1] cross.heard, flo
     said = Add(new, before)
     heard_wide = Unsqueeze(cross.heard, axis1)
     both = Add(said, heard_wide)
-    logits = MatMul(both, Wo)
+    scaled = Mul(both, "tail:scale.g")
+    logits = MatMul(scaled, Wo)
 }}
 """
 
 
 @pytest.fixture(scope="module")
 def listener(kit: Any, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """An encoder-decoder of two graphs; the artifact `loud` doubles what the encoder hears."""
+    """An encoder-decoder of two graphs; the artifact `loud` doubles what the encoder hears and turns the decoder's scores around."""
     places = {"axis2": np.array([2], np.int64), "position_axis": np.array(1, np.int64)}
     made = kit.classifier()
-    made.model = dotted_graph(kit, MOUTH, constants() | places, {}, {})
-    made.slots = {"head:scale.g": ([1], [1])}
-    made.artifacts = {"loud": {"head:scale.g": np.array([2.0], np.float32)}}
+    made.model = dotted_graph(kit, MOUTH, constants() | places, {"tail:scale.g": np.ones(1, np.float32)}, {"tail:scale.g": [1]})
+    made.slots = {"head:scale.g": ([1], [1]), "tail:scale.g": ([1], [1])}
+    made.artifacts = {"loud": {"head:scale.g": np.array([2.0], np.float32), "tail:scale.g": np.array([-1.0], np.float32)}}
+    audio_case, decoder_case = np.full((2, 9), 0.5, np.float32), {"decoder_input_ids": np.array([[4]]), "cross.heard": np.ones((1, 1), np.float32)}
+    decoder_case |= {f"past.0.{part}": np.zeros((1, 1, 0, WIDTH), np.float32) for part in ("key", "value")}
+    made.cases = [{"name": "encoder/loud/0", "artifact": "loud", "graph": "encoder"}, {"name": "decoder/loud/0", "artifact": "loud", "graph": "decoder"}]
+    made.recorded = {"encoder/loud/0/in/audio": audio_case, "encoder/loud/0/out/cross.heard": np.ones((2, 1), np.float32)}
+    made.recorded |= {f"decoder/loud/0/in/{name}": value for name, value in decoder_case.items()}
+    made.recorded["decoder/loud/0/out/logits"] = -(constants()["E"][[[4]]] + 1) @ constants()["Wo"]
     audio = {"name": "audio", "dtype": "float32", "shape": ["batch", "samples"]}
     ids, memory = {"name": "decoder_input_ids", "dtype": "int64", "shape": ["batch", "tokens"]}, {"name": "cross.heard", "dtype": "float32", "shape": ["batch", 1]}
     cache = [{"name": f"past.0.{part}", "dtype": "float32", "shape": ["batch", 1, "past", WIDTH]} for part in ("key", "value")]
@@ -320,11 +327,11 @@ def listener(kit: Any, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return Bundle(root, device="cpu", threads=1)
 
 
-def heard(audio: np.ndarray, count: int, never: tuple[int, ...] = (7,), first: tuple[int, ...] = (1,)) -> list[int]:
+def heard(audio: np.ndarray, count: int, never: tuple[int, ...] = (7,), first: tuple[int, ...] = (1,), factor: float = 1.0) -> list[int]:
     w = {name: value.astype(np.float64) for name, value in constants().items()}
     ids = [2, 3]
     for step in range(count):
-        scores = (w["E"][ids].sum(axis=0) + audio.mean()) @ w["Wo"]
+        scores = factor * (w["E"][ids].sum(axis=0) + audio.mean()) @ w["Wo"]
         scores[list(never + (first if step == 0 else ()))] = -np.inf
         ids.append(int(scores.argmax()))
     return ids[2:]
@@ -342,11 +349,13 @@ def test_an_encoder_decoder_writes_what_it_hears(listener: Bundle) -> None:
     assert len(texts) > 3
 
 
-def test_slots_of_an_encoder_go_into_the_encoder(listener: Bundle) -> None:
+def test_slots_go_into_the_graph_that_has_them(listener: Bundle) -> None:
     audio = np.full(100, 0.6, np.float32)
-    assert [token.id for token in listener.stream(audio, 8, "loud", stop_ids=())] == heard(2 * audio, 8)
+    said = [token.id for token in listener.stream(audio, 8, "loud", stop_ids=())]
+    assert said == heard(2 * audio, 8, factor=-1.0) and said not in (heard(2 * audio, 8), heard(audio, 8, factor=-1.0))
     assert np.allclose(listener.run({"audio": audio[None]}, "loud")["cross.heard"], 1.2)
-    assert heard(2 * audio, 8) != heard(audio, 8)
+    result = listener.selftest()
+    assert result.ok and [case.case for case in result.cases] == ["encoder/loud/0", "decoder/loud/0"]
 
 
 def test_each_graph_can_be_run_by_its_name(listener: Bundle) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,9 @@ from polyadapt.signature import Signature, Task, TensorSpec
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+TARGET = "decoder_input_ids"
+ENCODED = re.compile(r"encoder(\..*)?|.*\.cross\.[kv]")  # the sites that an encoder runs, keys and values for the decoder's cross attention included
 
 
 class Family:
@@ -74,16 +78,34 @@ class Family:
         """Frames that come out of inputs of the given lengths [batch], int64: for losses such as CTC."""
         raise self._missing("output_lengths")
 
-    def cached_forward(
-        self, backbone: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor, past: Sequence[tuple[torch.Tensor, torch.Tensor]]
-    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
-        """One step of a causal language model with explicit key/value caches, for task `causal-lm`.
+    def memory(self, backbone: nn.Module) -> tuple[TensorSpec, ...]:
+        """What the decoder of an encoder-decoder reads of its source at every step, by name; nothing for causal models."""
+        return ()
 
-        Positions count real tokens of the mask, so a text padded on the left gets the same scores.
+    def encode(self, backbone: nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Run an encoder once for all steps of `cached_forward`.
+
+        Returns:
+            `encoder_hidden_states`, and every tensor of `memory`: keys and values of the decoder's cross attention above
+            all, which are the same at each step.
+        """
+        raise self._missing("encode")
+
+    def encodes(self, site: str) -> bool:
+        """Whether `encode` runs a site, and not `cached_forward`."""
+        return bool(ENCODED.fullmatch(site))
+
+    def cached_forward(
+        self, backbone: nn.Module, inputs: Mapping[str, torch.Tensor], past: Sequence[tuple[torch.Tensor, torch.Tensor]]
+    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+        """One step of a decoder with explicit key/value caches: a prompt (past of length 0), one token, or some.
+
+        Causal models take `input_ids` and `attention_mask`. Positions count real tokens of the mask, so a text padded on
+        the left gets the same scores. Decoders with an encoder take `decoder_input_ids` and the tensors of `memory`.
 
         Shape:
-            input_ids [batch, tokens]; attention_mask [batch, past + tokens]; past, and what is returned,
-            one (key, value) per block, each [batch, heads, past (+ tokens), head size]; logits [batch, tokens, vocabulary].
+            ids [batch, tokens]; attention_mask [batch, past + tokens]; past, and what is returned, one (key, value) of
+            self-attention per block, each [batch, heads, past (+ tokens), head size]; logits [batch, tokens, vocabulary].
         """
         raise self._missing("cached_forward")
 
@@ -93,13 +115,15 @@ class Family:
 
     def cached_signature(self, backbone: nn.Module, task: Task) -> Signature:
         """Inputs and outputs of `cached_forward` as named tensors, `past.I.key` and `present.I.key` among them."""
-        plain = self.signature(backbone, task)
+        plain, memory = self.signature(backbone, task), self.memory(backbone)
         blocks, heads, size = self.cache_shape(backbone)
-        mask = TensorSpec("attention_mask", ("batch", "past+tokens"), "int64", "1 for real tokens, 0 for padding, the cached ones included")
+        ids = next(spec for spec in plain.inputs if spec.name == (TARGET if memory else "input_ids"))
+        after = f"past+{ids.shape[1]}"
+        mask = TensorSpec("attention_mask", ("batch", after), "int64", "1 for real tokens, 0 for padding, the cached ones included")
         names = [f"{index}.{part}" for index in range(blocks) for part in ("key", "value")]
         past = [TensorSpec(f"past.{name}", ("batch", heads, "past", size), "float32", "cache of one block before this step") for name in names]
-        present = [TensorSpec(f"present.{name}", ("batch", heads, "past+tokens", size), "float32", "cache of one block after this step") for name in names]
-        return Signature((plain.inputs[0], mask, *past), (*plain.outputs, *present))
+        present = [TensorSpec(f"present.{name}", ("batch", heads, after, size), "float32", "cache of one block after this step") for name in names]
+        return Signature((ids, *(memory or (mask,)), *past), (*plain.outputs, *present))
 
     def _missing(self, what: str) -> UserError:
         return UserError(f"family {self.card.id!r} does not implement {what}")

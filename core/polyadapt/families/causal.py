@@ -42,13 +42,11 @@ def forward(tower: Any, head: nn.Module | None, task: Task, inputs: Mapping[str,
     return {"features": last_token(hidden, mask)}  # (B, D)
 
 
-def cached_forward(
-    tower: Any, head: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor, past: Sequence[tuple[torch.Tensor, torch.Tensor]]
-) -> tuple[torch.Tensor, Cache]:
+def cached_forward(tower: Any, head: nn.Module, inputs: Mapping[str, torch.Tensor], past: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, Cache]:
     """One step with caches: prefill (past of length 0), a single token, or a chunk.
 
     Shape:
-        input_ids [batch, tokens]; attention_mask [batch, past + tokens]; past and the returned caches
+        inputs: input_ids [batch, tokens], attention_mask [batch, past + tokens]; past and the returned caches
         per block (key, value), each [batch, key/value heads, past (+ tokens), head size]; logits [batch, tokens, vocabulary].
     """
     from transformers import DynamicCache
@@ -57,8 +55,9 @@ def cached_forward(
     for index, (key, value) in enumerate(past):
         cache.update(key, value, index)
     length = past[0][0].shape[2]
-    places = positions(attention_mask)[:, length:]  # (B, T)
-    result = tower(input_ids=input_ids, attention_mask=attention_mask, position_ids=places, past_key_values=cache, use_cache=True)
+    mask = inputs["attention_mask"]
+    places = positions(mask)[:, length:]  # (B, T)
+    result = tower(input_ids=inputs["input_ids"], attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True)
     present = [(layer.keys, layer.values) for layer in result.past_key_values.layers]
     return head(result.last_hidden_state), present
 

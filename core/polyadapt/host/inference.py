@@ -11,8 +11,8 @@ import torch
 from pydantic import Field
 
 from polyadapt.options import Options, read_options
-from polyadapt_runtime.generate import Sampling
 from polyadapt_runtime.postprocess import interpret
+from polyadapt_runtime.sampling import Rules, Sampling
 
 if TYPE_CHECKING:
     from polyadapt.artifact import Artifact
@@ -31,6 +31,7 @@ class InferOptions(Options):
     top_k: int | None = Field(None, ge=1, description="draw among so many tokens only")
     top_p: float = Field(1.0, gt=0, le=1, description="draw among the likeliest tokens that together have this probability")
     seed: int | None = Field(None, description="of drawing tokens")
+    repetition_penalty: float = Field(1.0, gt=0, description="above 1, tokens that stand there already become less likely")
 
 
 @contextlib.contextmanager
@@ -117,14 +118,13 @@ def _generate(model: Model, raw: Any, options: InferOptions) -> str | list[int]:
     if not is_causal:
         inputs[name] = torch.tensor([_start(model)], dtype=torch.int64, device=model.device)  # (1, start)
     ends = set(settings.get("eos_ids", ()))
-    never, first = (list(settings.get(key, ())) for key in ("suppress_ids", "begin_suppress_ids"))
     generator = np.random.default_rng(options.seed)
-    sampling = Sampling(options.temperature, options.top_k, options.top_p, options.seed)
+    sampling = Sampling(options.temperature, options.top_k, options.top_p, options.seed, options.repetition_penalty)
+    rules = Rules.of(settings, sampling)
     made: list[int] = []
     for step in range(options.maximum_new_tokens):
         scores = model.module(**inputs)["logits"][0, -1].float().cpu().numpy()  # (vocabulary,)
-        scores[never + (first if step == 0 else [])] = -np.inf
-        token = sampling.pick(scores, generator)
+        token = sampling.pick(rules.apply(scores, inputs[name][0].tolist(), step == 0), generator)
         if token in ends:
             break
         made.append(token)

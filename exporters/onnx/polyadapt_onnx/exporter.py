@@ -24,7 +24,7 @@ from polyadapt.options import read_options
 from polyadapt_onnx.forms import FORMS, Job
 from polyadapt_onnx.manifest import write_bundle_files
 from polyadapt_onnx.options import ExportOptions
-from polyadapt_onnx.views import views_of
+from polyadapt_onnx.views import views_of, writes
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def export(model: Model, artifacts: Mapping[str, Artifact], directory: Path | st
     try:
         return _export(model, artifacts, Path(directory), form, chosen, recipe)
     except ExportError:
-        if recipe.exporter == "legacy" or not chosen.legacy_fallback or model.task.kind == "causal-lm":
+        if recipe.exporter == "legacy" or not chosen.legacy_fallback or writes(model):
             raise
         with contextlib.suppress(ExportError):
             return _export(model, artifacts, Path(directory), form, chosen, replace(recipe, exporter="legacy"))

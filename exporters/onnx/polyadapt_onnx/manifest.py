@@ -19,7 +19,7 @@ from polyadapt.tensors import save_tensors
 from polyadapt_onnx.forms.job import Job, Made
 from polyadapt_onnx.gate import Case, GateReport
 from polyadapt_onnx.slots import describe
-from polyadapt_onnx.views import View
+from polyadapt_onnx.views import View, writes
 
 FORMAT = 1
 LIBRARIES = ("polyadapt", "torch", "onnx", "onnxruntime", "onnxscript", "transformers", "timm", "torchaudio", "diffusers")
@@ -51,7 +51,7 @@ def write_bundle_files(job: Job, made: Made, form: str, name: str) -> None:
     }
     if model.generation:
         manifest["generation"] = dict(model.generation)
-    if model.task.kind == "causal-lm":
+    if writes(model):
         layers, heads, size = model.family.cache_shape(model.backbone)
         manifest["generation"] = {**model.generation, "past": {"layers": layers, "heads": heads, "head_size": size}}
     (staging / "README.md").write_text(readme(manifest), encoding="utf-8")

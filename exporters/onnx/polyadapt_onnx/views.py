@@ -10,8 +10,9 @@ import torch
 from polyadapt.families.card import ExportRecipe
 from polyadapt.model import Model
 from polyadapt.signature import Signature
-from polyadapt_onnx.cached import CachedModule, cached_example
+from polyadapt_onnx.cached import CachedModule, EncoderModule, cached_example, encoder_example, encoder_signature
 from polyadapt_onnx.slots import SlotGroup
+from polyadapt_runtime.generate import TASKS
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class View:
         example: sizes of the recipe and a generator -> seeded inputs.
         prefix: where parameters of attached forms stand in `inner`.
         reaches: whether edits at a site are run by this graph.
+        stem: of its file; the name by default.
     """
 
     name: str
@@ -33,11 +35,12 @@ class View:
     example: Callable[[Mapping[str, int], torch.Generator], dict[str, torch.Tensor]]
     prefix: str = "polyadapt.forms."
     reaches: Callable[[str], bool] = lambda site: True
+    stem: str = ""
 
     @property
     def file(self) -> str:
         """The graph's path in the bundle."""
-        return f"onnx/{self.name}.onnx"
+        return f"onnx/{self.stem or self.name}.onnx"
 
     @property
     def outputs(self) -> list[str]:
@@ -50,9 +53,33 @@ class View:
 
 
 def views_of(model: Model, recipe: ExportRecipe) -> list[View]:
-    """The graphs of a model's bundle; `model` is always among them: the task module itself, or its cached form for text generation."""
-    if model.task.kind == "causal-lm":
-        layers, _, _ = model.family.cache_shape(model.backbone)
-        signature = model.family.cached_signature(model.backbone, model.task)
-        return [View("model", CachedModule(model.module, layers), signature, recipe, lambda sizes, generator: cached_example(model, sizes, generator), "root.polyadapt.forms.")]
-    return [View("model", model.module, model.signature, recipe, model.example)]
+    """The graphs of a model's bundle: `model` alone, or `encoder` and `decoder` where an encoder runs once and a decoder often."""
+    if not writes(model):
+        return [View("model", model.module, model.signature, recipe, model.example)]
+    family, prefix = model.family, "root.polyadapt.forms."
+    step = CachedModule(model.module, family.cache_shape(model.backbone)[0])
+    signature = family.cached_signature(model.backbone, model.task)
+
+    def example(sizes: Mapping[str, int], generator: torch.Generator) -> dict[str, torch.Tensor]:
+        return cached_example(model, sizes, generator)
+
+    if not family.memory(model.backbone):
+        return [View("model", step, signature, recipe, example, prefix)]
+    return [
+        View(
+            "encoder",
+            EncoderModule(model.module),
+            encoder_signature(model),
+            recipe,
+            lambda sizes, generator: encoder_example(model, sizes, generator),
+            prefix,
+            family.encodes,
+            "encoder_model",
+        ),
+        View("decoder", step, signature, recipe, example, prefix, lambda site: not family.encodes(site), "decoder_model_merged"),
+    ]
+
+
+def writes(model: Model) -> bool:
+    """Whether the model's task is to write text, token after token."""
+    return model.task.kind in TASKS

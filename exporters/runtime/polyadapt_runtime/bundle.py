@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from polyadapt_runtime.errors import ArtifactError, InputError
-from polyadapt_runtime.generate import TASKS, Sampling, Token, Writer
+from polyadapt_runtime.generate import TASKS, GenerationOptions, Writer
+from polyadapt_runtime.graphs import Graphs
 from polyadapt_runtime.learn import GROUP, check_learnable, with_class
 from polyadapt_runtime.manifest import read_manifest
 from polyadapt_runtime.postprocess import interpret
 from polyadapt_runtime.preprocess import Example, Processor
-from polyadapt_runtime.runner import Runner, rows_of
+from polyadapt_runtime.runner import rows_of
 from polyadapt_runtime.selftest import SelfTest, selftest
-from polyadapt_runtime.session import Session
 from polyadapt_runtime.slots import ArtifactInfo
 from polyadapt_runtime.store import ArtifactStore
+from polyadapt_runtime.writing import Token
 
 Array = np.ndarray
 BATCH_SIZE = 32
@@ -45,15 +46,14 @@ class Bundle:
     def __init__(self, path: Path | str, device: str = "auto", verify: bool = True, threads: int | None = None, cache_bytes: int = 512 << 20) -> None:
         self.path = Path(path)
         self.manifest = read_manifest(self.path, verify)
-        graph = self.manifest.graphs["model"]
-        self._session = Session(self.path / graph.file, device, threads)
-        self._runner = Runner(self.manifest, graph, self._session)
+        self._graphs = Graphs(self.path, self.manifest, device, threads)
+        self._session = self._graphs.first
         self._store = ArtifactStore(self.path, self.manifest, self._session, cache_bytes, verify)
         self.processor: Processor | None = None
         self._postprocess = {**self.manifest.details, **self.manifest.postprocess}
         if self.manifest.preprocess.get("kind"):
             self.processor = Processor(self.manifest.preprocess, {name: self.path / asset for name, asset in self.manifest.assets.items()})
-        self._writer = Writer(self._session, self.manifest, self.processor)
+        self._writer = Writer(self.manifest, self._graphs, self.processor)
 
     def __call__(self, raw: Any, artifact: str | None = None, scale: float = 1.0, *, top: int = 5, batch_size: int = BATCH_SIZE) -> Any:
         """Answer raw input.
@@ -87,14 +87,20 @@ class Bundle:
             return answers[0]
         return np.stack(answers) if answers and self._postprocess.get("kind") == "features" else answers
 
-    def run(self, feeds: Mapping[str, Any], artifact: str | None = None, scale: float = 1.0) -> dict[str, Array]:
+    def run(self, feeds: Mapping[str, Any], artifact: str | None = None, scale: float = 1.0, graph: str | None = None) -> dict[str, Array]:
         """Tensors in, tensors out. `feeds` may hold slots too, whole groups of them, where the artifact does not.
 
+        Args:
+            feeds: by input name.
+            artifact: a name of `artifacts()`; None is the base.
+            scale: how much of the artifact's effect.
+            graph: a name of the manifest's `graphs`; by default the one that takes raw input.
+
         Raises:
-            InputError: an unknown or missing input, another dtype or shape.
+            InputError: an unknown graph, an unknown or missing input, another dtype or shape.
             ArtifactError: the artifact is unknown, does not fit, or cannot be scaled.
         """
-        return self._runner.run(feeds, self._slots(artifact, scale))
+        return self._graphs.run(feeds, self._slots(artifact, scale), graph)
 
     def artifacts(self) -> dict[str, ArtifactInfo]:
         """What is known of every artifact, by name."""
@@ -102,10 +108,10 @@ class Bundle:
 
     def info(self) -> dict[str, Any]:
         """What this bundle is and how it runs, as plain data."""
-        graph = self.manifest.graphs["model"]
-        kept = {key: self.manifest.raw.get(key) for key in ("name", "family", "task", "base_id", "form", "licences", "versions", "parity")}
+        chain = [self.manifest.graphs[name] for name in self.manifest.chain]
+        kept = {key: self.manifest.raw.get(key) for key in ("name", "family", "task", "base_id", "form", "licences", "versions", "parity")} | {"graphs": list(self.manifest.chain)}
         running = {"provider": self._session.provider, "provider_note": self._session.note, "slots": len(self.manifest.slots), "artifacts": list(self.artifacts())}
-        return {**kept, "inputs": [asdict(port) for port in graph.inputs], "outputs": [asdict(port) for port in graph.outputs], **running}
+        return {**kept, "inputs": [asdict(port) for port in chain[0].inputs], "outputs": [asdict(port) for port in chain[-1].outputs], **running}
 
     def selftest(self) -> SelfTest:
         """Run the recorded parity cases again, here.
@@ -113,7 +119,7 @@ class Bundle:
         Raises:
             ManifestError: the bundle holds no cases.
         """
-        return selftest(self.path, self.manifest, lambda feeds, artifact: self.run(feeds, artifact), self._session.provider)
+        return selftest(self.path, self.manifest, lambda feeds, artifact, graph: self.run(feeds, artifact, graph=graph), self._session.provider)
 
     def load_artifact(self, path: Path | str, name: str | None = None) -> str:
         """Take an artifact's folder from outside the bundle; returns the name under which it can be called.
@@ -160,37 +166,27 @@ class Bundle:
         self._store.add(name, with_class(held, np.stack([row["features"] for row in rows])), (*labels, label), method)
         return name
 
-    def stream(
-        self,
-        prompt: Any,
-        max_tokens: int = 64,
-        artifact: str | None = None,
-        scale: float = 1.0,
-        sampling: Sampling | None = None,
-        stop_ids: Sequence[int] | None = None,
-    ) -> Iterator[Token]:
+    def stream(self, prompt: Any, max_tokens: int = 64, artifact: str | None = None, scale: float = 1.0, **options: Unpack[GenerationOptions]) -> Iterator[Token]:
         """Generate token by token.
 
         Args:
-            prompt: a text, or token ids; for an encoder-decoder its raw input, such as a sound.
+            prompt: a text, or token ids; for an encoder-decoder its raw input, such as a sound, or a table of ready tensors.
             max_tokens: the most tokens to generate.
             artifact: a name of `artifacts()`; None is the base.
             scale: how much of the artifact's effect.
-            sampling: how tokens are drawn; greedy by default.
-            stop_ids: ids that end the text, in place of the manifest's.
+            options: `sampling`, `beams`, `stop` and `stop_ids`; see `GenerationOptions`.
 
         Raises:
             ManifestError: the bundle does not generate text.
-            InputError: the prompt is empty or not what the model reads.
+            InputError: the prompt is empty or not what the model reads, or options exclude each other.
         """
-        return self._writer.stream(prompt, self._slots(artifact, scale), max_tokens, sampling or Sampling(), stop_ids)
+        return self._writer.stream(prompt, self._slots(artifact, scale), max_tokens, options)
 
-    def generate(self, prompt: Any, max_tokens: int = 64, artifact: str | None = None, scale: float = 1.0, **options: Any) -> str:
+    def generate(self, prompt: Any, max_tokens: int = 64, artifact: str | None = None, scale: float = 1.0, **options: Unpack[GenerationOptions]) -> str:
         """The text that `stream` gives, in one piece; options are those of `stream`."""
-        ids = [token.id for token in self.stream(prompt, max_tokens, artifact, scale, **options)]
-        if self._writer.reader is None:
+        if self._writer.reader is None or not self._writer.reader.has_tokenizer:
             raise InputError("this bundle has no tokenizer; use stream(), which gives token ids")
-        return self._writer.reader.decode(ids)
+        return "".join(token.text for token in self.stream(prompt, max_tokens, artifact, scale, **options))
 
     def _answer(self, examples: list[Example], artifact: str | None, scale: float, batch_size: int) -> list[Example]:
         """Outputs by example. What a mask does not cover is only batched with examples of its own shape."""

@@ -1,9 +1,7 @@
-"""Text generation: token after token, with or without a key/value cache.
+"""Text generation: a prompt goes in, tokens and text come out one by one.
 
-Causal models: one graph serves the prompt (past of length 0) and every further token (past of all before it).
-Learned prompts (`prepend` slots) are fed with the prompt only: they are in the cache from then on. Prefixes (`keys` slots)
-act inside each attention call and are not cached, so they are fed at every step.
-Encoder-decoders (an input `decoder_input_ids`): the whole graph runs for every token. Simple, and slow for long texts.
+Causal models have one graph, `model`. Encoder-decoders have two: `encoder` runs once, and its outputs go by their names
+into `decoder` at every step, beside the tokens and the cache.
 
 `generation` of a manifest: `eos_ids` end a text, `suppress_ids` are never taken, `begin_suppress_ids` not as the first token,
 `start_ids` begin a decoder's text, `past` {layers, heads, head_size} is the shape of the cache.
@@ -11,136 +9,101 @@ Encoder-decoders (an input `decoder_input_ids`): the whole graph runs for every 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypedDict
 
 import numpy as np
 
-from polyadapt_runtime.errors import InputError, ManifestError
+from polyadapt_runtime.beam import Beams, search
+from polyadapt_runtime.decoding import TARGET, Decoding
+from polyadapt_runtime.errors import InputError, ManifestError, nearest
+from polyadapt_runtime.graphs import Graphs
 from polyadapt_runtime.manifest import Manifest
-from polyadapt_runtime.postprocess import softmax
 from polyadapt_runtime.preprocess import Processor
-from polyadapt_runtime.session import Session
+from polyadapt_runtime.sampling import Rules, Sampling
 from polyadapt_runtime.text import TextReader
+from polyadapt_runtime.writing import Token, with_text
 
 TASKS = ("causal-lm", "seq2seq-lm", "transcription")
-TARGET = "decoder_input_ids"
 
 
-@dataclass(frozen=True)
-class Token:
-    """One generated token and the text it adds; empty while a character is not complete."""
-
-    id: int
-    text: str
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is drawn. Temperature 0 takes the most likely one; otherwise top-k, then top-p, then a draw.
+class GenerationOptions(TypedDict, total=False):
+    """How a text is chosen and where it ends.
 
     Attributes:
-        temperature: divides the scores.
-        top_k: how many of the best tokens stay; None for all.
-        top_p: the smallest set of best tokens with at least this probability stays.
-        seed: of the draws; None draws differently each time.
+        sampling: how tokens are drawn; greedy by default.
+        beams: search for the most likely text instead; its tokens come when the search is over.
+        stop: texts that end the text; neither they nor what follows is given out.
+        stop_ids: ids that end the text, in place of the manifest's.
     """
 
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float = 1.0
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.temperature < float("inf") or not 0.0 < self.top_p <= 1.0 or (self.top_k is not None and self.top_k < 1):
-            raise InputError(f"temperature is 0 or above, top_p above 0 and at most 1, top_k at least 1; found {self.temperature}, {self.top_p}, {self.top_k}")
-
-    def pick(self, scores: np.ndarray, generator: np.random.Generator) -> int:
-        """The next token from scores [vocabulary]."""
-        if self.temperature == 0.0:
-            return int(scores.argmax())
-        order = np.argsort(-scores, kind="stable")[: self.top_k]
-        chances = softmax(scores[order] / self.temperature)
-        kept = int(np.searchsorted(np.cumsum(chances), self.top_p)) + 1  # the token that reaches top_p stays
-        chances = chances[:kept] / chances[:kept].sum()
-        return int(generator.choice(order[:kept], p=chances))
-
-
-Steps = Generator[np.ndarray, int, None]  # gives scores [vocabulary], takes the token that was chosen
+    sampling: Sampling | None
+    beams: Beams | None
+    stop: Sequence[str]
+    stop_ids: Sequence[int] | None
 
 
 class Writer:
-    """The loop around a graph that scores next tokens."""
+    """The loop around a graph that scores next tokens.
 
-    def __init__(self, session: Session, manifest: Manifest, processor: Processor | None) -> None:
-        self._session, self._manifest, self._processor = session, manifest, processor
+    Args:
+        manifest: of the bundle.
+        graphs: of the bundle.
+        processor: reads raw input.
+    """
+
+    def __init__(self, manifest: Manifest, graphs: Graphs, processor: Processor | None) -> None:
+        self._manifest, self._graphs, self._processor = manifest, graphs, processor
         self._settings = manifest.generation
+        self._decoder, self._has_encoder = graphs.last, graphs.first is not graphs.last
         reader = processor.text if processor is not None else None
         if reader is None and processor is not None and "tokenizer" in processor.assets:
             reader = TextReader({"inputs": {}}, processor.assets["tokenizer"])  # a model for sounds writes text as well
         self.reader = reader
 
-    def stream(self, raw: Any, slots: Mapping[str, Any], max_tokens: int, sampling: Sampling, stop_ids: Sequence[int] | None) -> Iterator[Token]:
-        """Tokens one by one, without the one that ends the text.
-
-        Args:
-            raw: a prompt (text or token ids) of a causal model, or the raw input of an encoder-decoder.
-            slots: OrtValues of an artifact.
-            max_tokens: the most tokens to give.
-            sampling: how the next token is drawn.
-            stop_ids: ids that end the text, in place of the manifest's.
+    def stream(self, raw: Any, slots: Mapping[str, Any], max_tokens: int, options: GenerationOptions) -> Iterator[Token]:
+        """Tokens one by one, without what ends the text; see `Bundle.stream`.
 
         Raises:
-            InputError: an empty prompt, or no text where text is needed.
+            InputError: an empty prompt, no text where text is needed, or options that exclude each other.
             ManifestError: the bundle does not generate text.
         """
-        if TARGET in self._session.inputs:
-            scores = self._recomputed(self._read(raw), slots)
-        else:
-            scores = self._cached(self._prompt(raw), slots)
+        if unknown := sorted(set(options) - set(GenerationOptions.__annotations__)):
+            raise InputError(f"no option {unknown[0]!r}{nearest(unknown[0], GenerationOptions.__annotations__)}")
+        sampling, beams, stop, stop_ids = options.get("sampling") or Sampling(), options.get("beams"), options.get("stop", ()), options.get("stop_ids")
+        if beams is not None and sampling.temperature:
+            raise InputError("a beam search draws nothing; leave temperature at 0, or leave out beams")
+        if isinstance(stop, str) or not all(stop):
+            raise InputError(f"stop is a list of texts that are not empty, found {stop!r}")
+        reader = self.reader if self.reader is not None and self.reader.has_tokenizer else None
+        if stop and reader is None:
+            raise InputError("this bundle has no tokenizer to find stop texts with; use stop_ids")
         stops = set((self._settings.get("eos_ids") or ()) if stop_ids is None else stop_ids)
-        return with_text(self._tokens(scores, max_tokens, sampling, stops), self.reader)
+        rules = Rules.of(self._settings, sampling)
+        prompt, decoding = self._begin(raw, slots)
+        if beams is not None:
+            ids = iter(search(decoding, prompt, beams, rules, stops, max_tokens))
+        else:
+            ids = sampled(decoding, prompt, sampling, rules, stops, max_tokens)
+        return with_text(ids, reader, tuple(stop))
 
-    def _tokens(self, scores: Steps, max_tokens: int, sampling: Sampling, stops: set[int]) -> Iterator[int]:
-        generator = np.random.default_rng(sampling.seed)
-        never, first = (np.array(self._settings.get(key) or (), np.int64) for key in ("suppress_ids", "begin_suppress_ids"))
-        row = next(scores)  # (vocabulary,)
-        for step in range(max_tokens):
-            row = row.copy()
-            row[never] = -np.inf
-            if step == 0:
-                row[first] = -np.inf
-            token = sampling.pick(row, generator)
-            if token in stops:
-                return
-            yield token
-            if step + 1 < max_tokens:
-                row = scores.send(token)
-
-    def _cached(self, prompt: Sequence[int], slots: Mapping[str, Any]) -> Steps:
-        """Scores after the prompt, then after each token that is sent."""
-        if not len(prompt):
-            raise InputError("the prompt is empty; give at least one token")
+    def _begin(self, raw: Any, slots: Mapping[str, Any]) -> tuple[list[int], Decoding]:
+        """The ids that stand before the text, and the state in which it begins."""
+        memory: dict[str, Any] = {}
         past = self._empty_past()
-        ids, cached = np.array([prompt], np.int64), 0  # (1, tokens)
-        while True:
-            inputs = {"input_ids": ids, "attention_mask": np.ones((1, cached + ids.shape[1]), np.int64)}
-            outputs = self._session.run({**slots, **past, **{name: self._session.value(array) for name, array in inputs.items()}})
-            ids = np.array([[(yield outputs["logits"].numpy()[0, -1])]], np.int64)
-            past = {name: outputs[name.replace("past.", "present.", 1)] for name in past}
-            cached = past["past.0.key"].shape()[2]
-            slots = {name: value for name, value in slots.items() if self._manifest.slots[name].kind != "prepend"}
-
-    def _recomputed(self, inputs: Mapping[str, np.ndarray], slots: Mapping[str, Any]) -> Steps:
-        """Scores after the start tokens, then after each token that is sent."""
-        settings = self._settings
-        start = settings.get("start_ids") or settings.get("decoder_start_ids") or [settings.get("decoder_start_id") or 0]
-        ids = np.array([start], np.int64)  # (1, tokens)
-        fixed = {name: self._session.value(array) for name, array in inputs.items()}
-        while True:
-            outputs = self._session.run({**slots, **fixed, TARGET: self._session.value(ids)})
-            ids = np.append(ids, [[(yield outputs["logits"].numpy()[0, -1])]], axis=1)
+        if self._has_encoder:
+            encoder, fed = self._graphs.first, self._graphs.runners["encoder"].feeds(self._read(raw), slots)
+            found = encoder.run({name: encoder.value(value) if isinstance(value, np.ndarray) else value for name, value in fed.items()})
+            memory = {name: value for name, value in found.items() if name in self._decoder.inputs}
+            prompt = [int(token) for token in self._settings.get("start_ids") or [0]]
+        else:
+            prompt = self._prompt(raw)
+        if not prompt:
+            raise InputError("the prompt is empty; give at least one token")
+        reaching = {name: value for name, value in slots.items() if name in self._decoder.overridable}
+        prompts = {name: value for name, value in reaching.items() if self._manifest.slots[name].kind == "prepend"}
+        every = {name: value for name, value in reaching.items() if name not in prompts}
+        return prompt, Decoding(self._decoder, every, prompts, memory, past)
 
     def _prompt(self, raw: Any) -> list[int]:
         if not isinstance(raw, str):
@@ -149,32 +112,34 @@ class Writer:
             raise InputError("this bundle does not read text; give token ids")
         return self.reader.encode(raw, cut=False)[0]
 
-    def _read(self, raw: Any) -> dict[str, np.ndarray]:
+    def _read(self, raw: Any) -> Mapping[str, Any]:
+        if isinstance(raw, Mapping):
+            return raw
         if self._processor is None:
-            raise InputError("this bundle describes no pre-processing; use run()")
+            raise InputError("this bundle describes no pre-processing; give a table of ready tensors")
         return self._processor.collate([self._processor(raw)])
 
     def _empty_past(self) -> dict[str, Any]:
         shape = self._settings.get("past")
         if not isinstance(shape, dict) or not all(isinstance(shape.get(key), int) for key in ("layers", "heads", "head_size")):
             raise ManifestError(f"this bundle does not generate text: its manifest has no generation.past (task {self._manifest.task!r})")
-        known = self._session.inputs
+        known = self._decoder.inputs
         names = [f"past.{layer}.{part}" for layer in range(shape["layers"]) for part in ("key", "value")]
-        if lacking := [name for name in (*names, "input_ids", "attention_mask") if name not in known]:
+        tokens = (TARGET,) if self._has_encoder else ("input_ids", "attention_mask")
+        if lacking := [name for name in (*names, *tokens) if name not in known]:
             raise ManifestError(f"the graph has no input {', '.join(lacking[:3])}, which generation.past promises")
-        return {name: self._session.value(np.zeros((1, shape["heads"], 0, shape["head_size"]), known[name])) for name in names}
+        return {name: self._decoder.value(np.zeros((1, shape["heads"], 0, shape["head_size"]), known[name])) for name in names}
 
 
-def with_text(ids: Iterator[int], reader: TextReader | None) -> Iterator[Token]:
-    """Tokens with the text each adds. Text is held back while its last character is not complete."""
-    if reader is None or not reader.has_tokenizer:
-        yield from (Token(token, "") for token in ids)
-        return
-    seen: list[int] = []
-    given = ""
-    for token in ids:
+def sampled(decoding: Decoding, prompt: Sequence[int], sampling: Sampling, rules: Rules, stops: set[int], max_tokens: int) -> Iterator[int]:
+    """Tokens as they are drawn, or the likeliest ones, until one of `stops`."""
+    generator = np.random.default_rng(sampling.seed)
+    seen, new = list(prompt), np.array([prompt], np.int64)  # (1, tokens)
+    for step in range(max_tokens):
+        row = decoding.scores(new)[0]  # (vocabulary,)
+        token = sampling.pick(rules.apply(row, seen, step == 0), generator)
+        if token in stops:
+            return
+        yield token
         seen.append(token)
-        text = reader.decode(seen)
-        whole = "" if text.endswith("\ufffd") else text[len(given) :]
-        given += whole
-        yield Token(token, whole)
+        new = np.array([[token]], np.int64)

@@ -92,6 +92,11 @@ class Manifest:
     raw: Mapping[str, Any]
 
     @property
+    def chain(self) -> tuple[str, ...]:
+        """Names of the graphs that run, in their order: the first takes raw input, the last gives the answer."""
+        return ("model",) if "model" in self.graphs else ("encoder", "decoder")
+
+    @property
     def groups(self) -> dict[str, tuple[str, ...]]:
         """Slot names by group."""
         groups: dict[str, tuple[str, ...]] = {}
@@ -267,8 +272,8 @@ def _digest(table: object, where: str) -> tuple[str, int]:
 
 def _check_references(manifest: Manifest, where: str) -> None:
     """Every path that the manifest uses is a listed file; every slot of an artifact exists."""
-    if "model" not in manifest.graphs:
-        raise ManifestError(f"{where}: graphs has no 'model'; it has: {', '.join(manifest.graphs) or 'none'}")
+    if "model" not in manifest.graphs and not {"encoder", "decoder"} <= set(manifest.graphs):
+        raise ManifestError(f"{where}: graphs has no 'model', and not 'encoder' and 'decoder' together; it has: {', '.join(manifest.graphs) or 'none'}")
     used = [path for graph in manifest.graphs.values() for path in (graph.file, *graph.data)]
     used += [entry.file for entry in manifest.artifacts.values() if manifest.form == "slots"] + list(manifest.assets.values())
     for path in used:

@@ -26,9 +26,9 @@ class Runner:
         self._known: dict[str, tuple[str, tuple[int | str, ...]]] = {port.name: (port.dtype, port.shape) for port in graph.inputs}
         if {name: dtype for name, (dtype, _) in self._known.items()} != session.inputs:
             raise GraphError(f"{graph.file} takes {session.inputs}, its manifest says {', '.join(self._inputs)}; export it again")
-        if lost := [slot.name for slot in manifest.slots.values() if session.overridable.get(slot.name) != slot.dtype]:
-            raise GraphError(f"{graph.file} has no overridable initializer {', '.join(lost[:3])} of the listed dtype; export it again")
-        self._known.update({slot.name: (slot.dtype, slot.shape) for slot in manifest.slots.values()})
+        reached = [slot for slot in manifest.slots.values() if session.overridable.get(slot.name) == slot.dtype]
+        self._known.update({slot.name: (slot.dtype, slot.shape) for slot in reached})
+        self._reaches_all = len(reached) == len(manifest.slots)
 
     def run(self, feeds: Mapping[str, Any], slots: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Outputs for arrays by input name, beside OrtValues by slot name.
@@ -37,6 +37,11 @@ class Runner:
             InputError: an unknown or missing input, another dtype or shape.
             ArtifactError: a slot given twice, or half a group of slots.
         """
+        return self._session.arrays(self.feeds(feeds, slots))
+
+    def feeds(self, feeds: Mapping[str, Any], slots: Mapping[str, Any]) -> dict[str, Any]:
+        """What `run` feeds: the checked arrays, and those slots that are in this graph."""
+        slots = slots if self._reaches_all else {name: value for name, value in slots.items() if name in self._known}
         own = {name: self._checked(name, value) for name, value in feeds.items()}
         if missing := [name for name in self._inputs if name not in own]:
             raise InputError(f"input {', '.join(map(repr, missing))} missing; this graph takes {', '.join(self._inputs)}")
@@ -44,7 +49,7 @@ class Runner:
             raise ArtifactError(f"slots {', '.join(twice[:3])} are given by the artifact and by the feeds; give them once")
         if len(own) > len(self._inputs):
             check_groups(self._manifest, {*slots, *own}, "the call")
-        return self._session.arrays({**slots, **own})
+        return {**slots, **own}
 
     def _checked(self, name: str, value: Any) -> np.ndarray:
         """One feed as an array of the input's dtype and shape."""

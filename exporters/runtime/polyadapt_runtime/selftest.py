@@ -16,7 +16,7 @@ from polyadapt_runtime.tensors import read_safetensors
 CASES, TENSORS, REPORT = "parity/cases.json", "parity/cases.safetensors", "parity/report.json"
 DEFAULT_TOLERANCE = 1e-5
 
-Run = Callable[[Mapping[str, np.ndarray], str | None], dict[str, np.ndarray]]
+Run = Callable[[Mapping[str, np.ndarray], str | None, str], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def selftest(root: Path, manifest: Manifest, run: Run, provider: str) -> SelfTes
     Args:
         root: the bundle's folder.
         manifest: of the bundle.
-        run: (inputs and explicit slots, artifact) -> outputs.
+        run: (inputs and explicit slots, artifact, graph) -> outputs.
         provider: what runs.
 
     Raises:
@@ -68,7 +68,7 @@ def selftest(root: Path, manifest: Manifest, run: Run, provider: str) -> SelfTes
         recorded = {part: _below(tensors, f"{name}/{part}/") for part in ("in", "slot", "out")}
         if not recorded["out"]:
             raise ManifestError(f"{root / TENSORS} holds no outputs for case {name!r}")
-        got = run({**recorded["in"], **recorded["slot"]}, artifact)
+        got = run({**recorded["in"], **recorded["slot"]}, artifact, str(case.get("graph", "model")))
         for output, expected in recorded["out"].items():
             error, tolerance = relative_error(got.get(output), expected), tolerances.get((name, output), default)
             results.append(CaseResult(name, artifact, output, error, tolerance, error <= tolerance))

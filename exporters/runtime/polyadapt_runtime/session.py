@@ -104,7 +104,7 @@ class Session:
         if device == "cpu":
             return self._create(path, [CPU], threads), CPU, ""
         if offered or GPU_NODE.exists():
-            warnings.warn(f"running on CPU, not on CUDA: {cause}; device='cpu' silences this", RuntimeWarning, stacklevel=4)
+            warnings.warn(f"running on CPU, not on CUDA: {cause}; device='cpu' silences this", RuntimeWarning, stacklevel=5)  # the line that opens a `Bundle`
         _log.info("running on CPU: %s", cause)
         return self._create(path, [CPU], threads), CPU, cause
 

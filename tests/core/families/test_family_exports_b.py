@@ -68,7 +68,7 @@ def test_full_pass_equals_cached_steps_padded_and_alone(name: str) -> None:
         full = family.forward(backbone, Task("causal-lm"), {"input_ids": ids, "attention_mask": mask})["logits"]
         past, steps = empty_past(family, backbone, 3), []
         for start, stop in ((0, 4), (4, 5), (5, 8)):  # prefill, one token, a chunk
-            logits, past = family.cached_forward(backbone, ids[:, start:stop], mask[:, :stop], past)
+            logits, past = family.cached_forward(backbone, {"input_ids": ids[:, start:stop], "attention_mask": mask[:, :stop]}, past)
             steps.append(logits)
         cached = torch.cat(steps, 1)
         for row, length in enumerate((8, 6, 3)):
@@ -135,7 +135,7 @@ class Step(nn.Module):
         self.family, self.backbone = family, backbone
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, past: list[tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
-        logits, present = self.family.cached_forward(self.backbone, input_ids, attention_mask, past)
+        logits, present = self.family.cached_forward(self.backbone, {"input_ids": input_ids, "attention_mask": attention_mask}, past)
         return [logits, *(tensor for pair in present for tensor in pair)]
 
 

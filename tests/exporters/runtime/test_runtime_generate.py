@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from polyadapt_runtime import Bundle, InputError, ManifestError, Sampling, Token
+from polyadapt_runtime import Beams, Bundle, InputError, ManifestError, Sampling, Token
 
 VOCABULARY, WIDTH = 11, 8
 SEED = 1  # with it the three kinds of artifacts say four different texts
@@ -108,20 +110,27 @@ def tokenizer_file() -> bytes:
     return str(tokenizer.to_str()).encode()
 
 
+def dotted_graph(kit: Any, text: str, *rest: Any) -> Any:
+    """A graph whose inputs and outputs have dots in their names, which onnx's text form does not take."""
+    dotted = [name for name in ("past.0.key", "past.0.value", "present.0.key", "present.0.value", "cross.heard") if name in text]
+    for name in dotted:
+        text = text.replace(name, name.replace(".", "_"))
+    codes = {name.replace(".", "_"): name for name in dotted}
+    model = kit.graph(text, *rest)
+    for port in (*model.graph.input, *model.graph.output):
+        port.name = codes.get(port.name, port.name)
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                names[index] = codes.get(name, name)
+    return model
+
+
 @pytest.fixture(scope="module")
 def bundle(kit: Any, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     made = kit.classifier()
     defaults = {name: np.zeros(default, np.float32) for name, (_, default) in SLOTS.items()}
-    text = GRAPH
-    for name in ("past.0.key", "past.0.value", "present.0.key", "present.0.value"):
-        text = text.replace(name, name.replace(".", "_"))
-    made.model = kit.graph(text, constants(), defaults, {name: shape for name, (shape, _) in SLOTS.items()})
-    for port in (*made.model.graph.input, *made.model.graph.output):
-        port.name = port.name.replace("past_0_", "past.0.").replace("present_0_", "present.0.")
-    for node in made.model.graph.node:
-        for names in (node.input, node.output):
-            for index, name in enumerate(names):
-                names[index] = name.replace("past_0_", "past.0.").replace("present_0_", "present.0.")
+    made.model = dotted_graph(kit, GRAPH, constants(), defaults, {name: shape for name, (shape, _) in SLOTS.items()})
     made.slots = SLOTS
     ids = [{"name": name, "dtype": "int64", "shape": ["batch", size]} for name, size in (("input_ids", "tokens"), ("attention_mask", "past+tokens"))]
     cache = [{"name": f"past.0.{part}", "dtype": "float32", "shape": ["batch", 1, "past", WIDTH]} for part in ("key", "value")]
@@ -196,9 +205,55 @@ def test_draws_have_the_chances_they_should(bundle: Bundle) -> None:
         assert (np.abs(counts / 4000 - chances) <= 4 * np.sqrt(np.asarray(chances) * (1 - np.asarray(chances)) / 4000)).all()
 
 
+def best_of_all(ids: list[int], length: int, length_penalty: float, stop: int) -> list[int]:
+    """The text with the best score among all texts of at most `length` tokens."""
+
+    def grow(text: list[int], score: float) -> list[tuple[float, list[int]]]:
+        if text and (text[-1] == stop or len(text) == length):
+            return [(score / len(text) ** length_penalty, text)]
+        scores = reference(ids + text, {})
+        logs = scores - scores.max() - np.log(np.exp(scores - scores.max()).sum())
+        return [found for token in range(VOCABULARY) for found in grow([*text, token], score + logs[token])]
+
+    best = max(grow([], 0.0))[1]
+    return best[:-1] if best[-1] == stop else best
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])
+def test_a_wide_enough_beam_finds_the_best_of_all_texts(bundle: Bundle, length_penalty: float) -> None:
+    for stop in (2, 9):
+        beams = Beams(VOCABULARY**2, length_penalty)  # of three tokens: no text is ever dropped
+        found = [token.id for token in bundle.stream([3, 1, 4], 3, beams=beams, stop_ids=[stop])]
+        assert found == best_of_all([3, 1, 4], 3, length_penalty, stop)
+
+
+def test_one_beam_is_greedy_and_prompts_stay_with_every_beam(bundle: Bundle) -> None:
+    for name in (None, "prompt", "all"):
+        greedy = [token.id for token in bundle.stream([3, 1, 4], 10, name, stop_ids=())]
+        assert [token.id for token in bundle.stream([3, 1, 4], 10, name, beams=Beams(1), stop_ids=())] == greedy
+    with pytest.raises(InputError, match="draws nothing"):
+        bundle.stream([3, 1, 4], beams=Beams(2), sampling=Sampling(1.0))
+
+
+def test_a_stop_text_is_not_given_out(bundle: Bundle) -> None:
+    whole = bundle.generate("d b e", 10)
+    for size in (1, 2, 3):
+        stop = whole[4 : 4 + size]
+        assert bundle.generate("d b e", 10, stop=[stop]) == whole[: whole.index(stop)]
+        assert bundle.generate("d b e", 10, stop=[stop], beams=Beams(1)) == whole[: whole.index(stop)]
+    assert bundle.generate("d b e", 10, stop=["never"]) == whole
+    with pytest.raises(InputError, match="stop is a list of texts"):
+        bundle.generate("d b e", stop="abc")
+
+
 def test_wrong_calls_say_so(bundle: Bundle, bundle_path: Path) -> None:
     with pytest.raises(InputError, match="empty"):
         bundle.generate("")
+    with pytest.raises(InputError, match="no option 'stops'; did you mean 'stop'"):
+        bundle.generate("d b e", stops=["x"])  # type: ignore[call-arg]
+    for settings, match in (({"repetition_penalty": 0.0}, "repetition_penalty is above 0"), ({"count": 0}, "at least 1 text")):
+        with pytest.raises(InputError, match=match):
+            (Beams if "count" in settings else Sampling)(**settings)
     for settings in ({"temperature": -1.0}, {"top_p": 0.0}, {"top_k": 0}):
         with pytest.raises(InputError, match="temperature is 0 or above"):
             Sampling(**settings)
@@ -206,41 +261,77 @@ def test_wrong_calls_say_so(bundle: Bundle, bundle_path: Path) -> None:
         list(Bundle(bundle_path, device="cpu").stream([1, 2]))
 
 
-LISTENER = f"""
-agraph (float[batch, samples] audio, int64[batch, tokens] decoder_input_ids) => (float[batch, tokens, {VOCABULARY}] logits)
+EAR = """
+agraph (float[batch, samples] audio) => (float[batch, 1] encoder_hidden_states, float[batch, 1] cross.heard)
+{
+    encoder_hidden_states = ReduceMean(audio, axis1)
+    cross.heard = Mul(encoder_hidden_states, "head:scale.g")
+}
+"""
+# The sum of the embeddings of all tokens, the cached ones included, and of what was heard.
+MOUTH = f"""
+agraph (int64[batch, tokens] decoder_input_ids, float[batch, 1] cross.heard, float[batch, 1, past, {WIDTH}] past.0.key, float[batch, 1, past, {WIDTH}] past.0.value)
+    => (float[batch, tokens, {VOCABULARY}] logits, float[batch, 1, all, {WIDTH}] present.0.key, float[batch, 1, all, {WIDTH}] present.0.value)
 {{
     words = Gather(E, decoder_input_ids)
-    said = CumSum(words, position_axis)
-    heard = ReduceMean(audio, axis1)
-    heard_wide = Unsqueeze(heard, axis1)
+    wide = Unsqueeze(words, axis1)
+    present.0.key = Concat <axis = 2> (past.0.key, wide)
+    present.0.value = Concat <axis = 2> (past.0.value, wide)
+    before4 = ReduceSum(past.0.key, axis2)
+    before = Squeeze(before4, axis1)
+    new = CumSum(words, position_axis)
+    said = Add(new, before)
+    heard_wide = Unsqueeze(cross.heard, axis1)
     both = Add(said, heard_wide)
-    logits = MatMul(both, Wo)
+    scaled = Mul(both, "tail:scale.g")
+    logits = MatMul(scaled, Wo)
 }}
 """
 
 
 @pytest.fixture(scope="module")
 def listener(kit: Any, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """An encoder-decoder of two graphs; the artifact `loud` doubles what the encoder hears and turns the decoder's scores around."""
+    places = {"axis2": np.array([2], np.int64), "position_axis": np.array(1, np.int64)}
     made = kit.classifier()
-    made.model = kit.graph(LISTENER, constants() | {"position_axis": np.array(1, np.int64)}, {}, {})
-    made.slots = {}
+    made.model = dotted_graph(kit, MOUTH, constants() | places, {"tail:scale.g": np.ones(1, np.float32)}, {"tail:scale.g": [1]})
+    made.slots = {"head:scale.g": ([1], [1]), "tail:scale.g": ([1], [1])}
+    made.artifacts = {"loud": {"head:scale.g": np.array([2.0], np.float32), "tail:scale.g": np.array([-1.0], np.float32)}}
+    audio_case, decoder_case = np.full((2, 9), 0.5, np.float32), {"decoder_input_ids": np.array([[4]]), "cross.heard": np.ones((1, 1), np.float32)}
+    decoder_case |= {f"past.0.{part}": np.zeros((1, 1, 0, WIDTH), np.float32) for part in ("key", "value")}
+    made.cases = [{"name": "encoder/loud/0", "artifact": "loud", "graph": "encoder"}, {"name": "decoder/loud/0", "artifact": "loud", "graph": "decoder"}]
+    made.recorded = {"encoder/loud/0/in/audio": audio_case, "encoder/loud/0/out/cross.heard": np.ones((2, 1), np.float32)}
+    made.recorded |= {f"decoder/loud/0/in/{name}": value for name, value in decoder_case.items()}
+    made.recorded["decoder/loud/0/out/logits"] = -(constants()["E"][[[4]]] + 1) @ constants()["Wo"]
+    audio = {"name": "audio", "dtype": "float32", "shape": ["batch", "samples"]}
+    ids, memory = {"name": "decoder_input_ids", "dtype": "int64", "shape": ["batch", "tokens"]}, {"name": "cross.heard", "dtype": "float32", "shape": ["batch", 1]}
+    cache = [{"name": f"past.0.{part}", "dtype": "float32", "shape": ["batch", 1, "past", WIDTH]} for part in ("key", "value")]
     made.manifest.update(
         task={"kind": "transcription", "labels": [], "metric": "", "details": {}},
-        inputs=[{"name": "audio", "dtype": "float32", "shape": ["batch", "samples"]}, {"name": "decoder_input_ids", "dtype": "int64", "shape": ["batch", "tokens"]}],
+        inputs=[ids, memory, *cache],
         outputs=[],
         preprocess={"kind": "audio", "input": "audio", "sample_rate_hz": 16000},
         postprocess={"kind": "transcription"},
-        generation={"eos_ids": [1], "start_ids": [2, 3], "suppress_ids": [7], "begin_suppress_ids": [1]},
+        generation={"eos_ids": [1], "start_ids": [2, 3], "suppress_ids": [7], "begin_suppress_ids": [1], "past": {"layers": 1, "heads": 1, "head_size": WIDTH}},
     )
     made.assets = {"tokenizer.json": tokenizer_file()}
-    return Bundle(kit.write(tmp_path_factory.mktemp("listener") / "ear.bundle", made), device="cpu", threads=1)
+    root = kit.write(tmp_path_factory.mktemp("listener") / "ear.bundle", made)
+    ear = dotted_graph(kit, EAR, {"axis1": np.array([1], np.int64)}, {"head:scale.g": np.ones(1, np.float32)}, {"head:scale.g": [1]})
+    onnx.save(ear, root / "onnx" / "encoder_model.onnx")
+    (root / "onnx" / "model.onnx").rename(root / "onnx" / "decoder_model_merged.onnx")
+    table = json.loads((root / "manifest.json").read_text())
+    decoder = {**table["graphs"].pop("model"), "file": "onnx/decoder_model_merged.onnx"}
+    table["graphs"] = {"encoder": {**decoder, "file": "onnx/encoder_model.onnx", "inputs": [audio], "outputs": [memory]}, "decoder": decoder}
+    (root / "manifest.json").write_text(json.dumps(table))
+    kit.seal(root)
+    return Bundle(root, device="cpu", threads=1)
 
 
-def heard(audio: np.ndarray, count: int, never: tuple[int, ...] = (7,), first: tuple[int, ...] = (1,)) -> list[int]:
+def heard(audio: np.ndarray, count: int, never: tuple[int, ...] = (7,), first: tuple[int, ...] = (1,), factor: float = 1.0) -> list[int]:
     w = {name: value.astype(np.float64) for name, value in constants().items()}
     ids = [2, 3]
     for step in range(count):
-        scores = (w["E"][ids].sum(axis=0) + audio.mean()) @ w["Wo"]
+        scores = factor * (w["E"][ids].sum(axis=0) + audio.mean()) @ w["Wo"]
         scores[list(never + (first if step == 0 else ()))] = -np.inf
         ids.append(int(scores.argmax()))
     return ids[2:]
@@ -256,6 +347,24 @@ def test_an_encoder_decoder_writes_what_it_hears(listener: Bundle) -> None:
         assert listener(audio)[: len(expected)] == "".join(chr(ord("a") + token) for token in expected)
         texts.add(tuple(expected))
     assert len(texts) > 3
+
+
+def test_slots_go_into_the_graph_that_has_them(listener: Bundle) -> None:
+    audio = np.full(100, 0.6, np.float32)
+    said = [token.id for token in listener.stream(audio, 8, "loud", stop_ids=())]
+    assert said == heard(2 * audio, 8, factor=-1.0) and said not in (heard(2 * audio, 8), heard(audio, 8, factor=-1.0))
+    assert np.allclose(listener.run({"audio": audio[None]}, "loud")["cross.heard"], 1.2)
+    result = listener.selftest()
+    assert result.ok and [case.case for case in result.cases] == ["encoder/loud/0", "decoder/loud/0"]
+
+
+def test_each_graph_can_be_run_by_its_name(listener: Bundle) -> None:
+    past = {f"past.0.{part}": np.zeros((1, 1, 0, WIDTH), np.float32) for part in ("key", "value")}
+    found = listener.run({"decoder_input_ids": np.array([[2, 3]]), "cross.heard": np.zeros((1, 1), np.float32), **past}, graph="decoder")
+    w = constants()
+    assert np.allclose(found["logits"][0, -1], (w["E"][2] + w["E"][3]) @ w["Wo"], atol=1e-5)
+    with pytest.raises(InputError, match="no graph 'model'; it has: encoder, decoder"):
+        listener.run({}, graph="model")
 
 
 def test_suppressed_tokens_are_never_said(listener: Bundle) -> None:

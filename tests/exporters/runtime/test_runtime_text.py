@@ -10,9 +10,9 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from polyadapt_runtime import GraphError, InputError, ManifestError, Processor
-from polyadapt_runtime.generate import with_text
 from polyadapt_runtime.postprocess import interpret
 from polyadapt_runtime.text import TextReader
+from polyadapt_runtime.writing import with_text
 
 SPEC = {
     "kind": "text",

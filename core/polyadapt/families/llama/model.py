@@ -63,9 +63,9 @@ class Llama(Family):
         return causal.forward(_tower(backbone), head, task, inputs)
 
     def cached_forward(
-        self, backbone: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor, past: Sequence[tuple[torch.Tensor, torch.Tensor]]
+        self, backbone: nn.Module, inputs: Mapping[str, torch.Tensor], past: Sequence[tuple[torch.Tensor, torch.Tensor]]
     ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
-        return causal.cached_forward(_tower(backbone), backbone.get_submodule("lm_head"), input_ids, attention_mask, past)
+        return causal.cached_forward(_tower(backbone), backbone.get_submodule("lm_head"), inputs, past)
 
     def cache_shape(self, backbone: nn.Module) -> tuple[int, int, int]:
         config: Any = backbone.config

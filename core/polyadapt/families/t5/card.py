@@ -70,11 +70,11 @@ CARD = FamilyCard(
     implementation="polyadapt.families.t5.model:T5",
     export={
         "seq2seq-lm": ExportRecipe(
-            trace={"batch": 2, "source": 6, "target": 4},
-            check=({"batch": 1, "source": 9, "target": 7}, {"batch": 3, "source": 4, "target": 2}),
+            trace={"batch": 2, "source": 6, "target": 4, "past": 5},
+            check=({"batch": 1, "source": 9, "target": 7, "past": 0}, {"batch": 3, "source": 4, "target": 1, "past": 6}),
             explicit_attention=True,
         )
     },
     extra="transformers",
-    notes="One graph from source and target tokens to scores; the fused attention call cannot be decomposed with a position bias, so it is spelt out while tracing.",
+    notes="Two graphs, encoder and decoder with caches; the fused attention call cannot be decomposed with a position bias, so it is spelt out while tracing.",
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from polyadapt.families.base import Family
+from polyadapt.families import crossing
+from polyadapt.families.base import TARGET, Family
 from polyadapt.families.shared import enliven
 from polyadapt.families.text import activation_name, random_ids, random_mask
 from polyadapt.signature import Signature, Task, TensorSpec
@@ -68,6 +69,37 @@ class T5(Family):
             use_cache=False,
         )
         return {"logits": result.logits}  # (B, target, V)
+
+    def memory(self, backbone: nn.Module) -> tuple[TensorSpec, ...]:
+        mask = TensorSpec("cross.mask", ("batch", "source"), "float32", "1 for real source tokens, 0 for padding")
+        return (mask, *crossing.specs(*self.cache_shape(backbone), "source"))
+
+    def encode(self, backbone: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        mask = inputs["attention_mask"]
+        hidden = backbone.encoder(input_ids=inputs["input_ids"], attention_mask=mask).last_hidden_state  # (B, source, D)
+        attentions = [block.layer[1].EncDecAttention for block in backbone.decoder.block]
+        crossed = crossing.keys_and_values([(attention.k, attention.v) for attention in attentions], hidden, self.cache_shape(backbone)[1])
+        return {"encoder_hidden_states": hidden, "cross.mask": mask.to(hidden.dtype), **crossed}
+
+    def cached_forward(
+        self, backbone: Any, inputs: Mapping[str, torch.Tensor], past: Sequence[tuple[torch.Tensor, torch.Tensor]]
+    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+        cache = crossing.cache_of(inputs, past)
+        result = backbone.decoder(
+            input_ids=inputs[TARGET],
+            encoder_hidden_states=crossing.stand_in(inputs),
+            encoder_attention_mask=inputs["cross.mask"].to(torch.int64),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        hidden = result.last_hidden_state  # (B, T, D)
+        if backbone.config.scale_decoder_outputs:
+            hidden = hidden * backbone.config.d_model**-0.5
+        return backbone.lm_head(hidden), crossing.present(cache)
+
+    def cache_shape(self, backbone: nn.Module) -> tuple[int, int, int]:
+        config: Any = backbone.config
+        return int(config.num_decoder_layers), int(config.num_heads), int(config.d_kv)
 
     def feature_size(self, backbone: nn.Module) -> int:
         config: Any = backbone.config

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 
 from polyadapt.errors import UserError
-from polyadapt.families.base import Family
+from polyadapt.families import crossing
+from polyadapt.families.base import TARGET, Family
 from polyadapt.families.shared import enliven, features_spec, integers, library, normal, spectrogram_spec
 from polyadapt.signature import Signature, Task, TensorSpec
 
@@ -83,6 +84,35 @@ class WhisperFamily(Family):
         # Without a mask the library looks for several texts packed into one row, and what it finds there cannot be traced.
         states = backbone.model.decoder(input_ids=tokens, attention_mask=torch.ones_like(tokens), encoder_hidden_states=hidden, use_cache=False).last_hidden_state
         return {"logits": backbone.proj_out(states)}  # (batch, tokens, vocabulary)
+
+    def memory(self, backbone: Any) -> tuple[TensorSpec, ...]:
+        return crossing.specs(*self.cache_shape(backbone), "states") if _decoder(backbone) is not None else ()
+
+    def encode(self, backbone: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        hidden = encode(_encoder(backbone), inputs["mel"])  # (batch, frames / 2, width)
+        attentions = [layer.encoder_attn for layer in _decoder(backbone).layers]
+        crossed = crossing.keys_and_values([(attention.k_proj, attention.v_proj) for attention in attentions], hidden, self.cache_shape(backbone)[1])
+        return {"encoder_hidden_states": hidden, **crossed}
+
+    def cached_forward(
+        self, backbone: Any, inputs: Mapping[str, torch.Tensor], past: Sequence[tuple[torch.Tensor, torch.Tensor]]
+    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+        tokens, cache, length = inputs[TARGET], crossing.cache_of(inputs, past), past[0][0].shape[2]
+        batch, count = tokens.shape
+        result = _decoder(backbone)(
+            input_ids=tokens,
+            attention_mask=tokens.new_ones(batch, length + count),
+            position_ids=torch.arange(length, length + count, device=tokens.device).expand(batch, -1),
+            encoder_hidden_states=crossing.stand_in(inputs),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return backbone.proj_out(result.last_hidden_state), crossing.present(cache)
+
+    def cache_shape(self, backbone: Any) -> tuple[int, int, int]:
+        config = backbone.config
+        heads = int(config.decoder_attention_heads)
+        return int(config.decoder_layers), heads, int(config.d_model) // heads
 
     def feature_size(self, backbone: Any) -> int:
         return int(backbone.config.d_model)

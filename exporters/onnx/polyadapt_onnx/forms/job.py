@@ -72,14 +72,14 @@ def attached(model: Model, edits: Sequence[Edit]) -> Iterator[None]:
 
 def cases_of(job: Job, view: View, name: str, artifact: str | None, edits: Sequence[Edit], generator: torch.Generator) -> list[Case]:
     """torch's answers with some edits, at every size that the recipe checks."""
-    cases = []
+    cases, prefix = [], f"{view.name}/" if len(job.views) > 1 else ""
     for index, sizes in enumerate(view.recipe.check):
         inputs = view.example(sizes, generator)
         inputs = {spec.name: inputs[spec.name] for spec in view.signature.inputs}
         with attached(job.model, edits):
             expected = expected_outputs(lambda given=inputs: view.inner(**given), view.outputs)  # type: ignore[misc]
         slots = numpy_of(slots_of([edit for edit in edits if edit.kind != "patch" and view.reaches(edit.site)]))
-        cases.append(Case(f"{name}/{index}", artifact, dict(sizes), numpy_of(inputs), slots, expected, view.name))
+        cases.append(Case(f"{prefix}{name}/{index}", artifact, dict(sizes), numpy_of(inputs), slots, expected, view.name))
     return cases
 
 

@@ -130,7 +130,7 @@ class Writer:
             ids = np.array([[(yield outputs["logits"].numpy()[0, -1])]], np.int64)
             past = {name: outputs[name.replace("past.", "present.", 1)] for name in past}
             cached = past["past.0.key"].shape()[2]
-            slots = {name: value for name, value in slots.items() if self._manifest.slots[name].kind != "prepend"}
+            slots = {name: value for name, value in slots.items() if name not in self._manifest.slots or self._manifest.slots[name].kind != "prepend"}
 
     def _recomputed(self, inputs: Mapping[str, np.ndarray], slots: Mapping[str, Any]) -> Steps:
         """Scores after the start tokens, then after each token that is sent."""

@@ -70,7 +70,8 @@ class ArtifactStore:
             return self._held[name].tensors
         entry = self._manifest.artifacts[name]
         if not entry.file:
-            raise ArtifactError(f"artifact {name!r} is merged into this bundle's graph: call it without an artifact, or export it with form 'slots'")
+            inside = "stands in this bank's graph" if self._manifest.form == "bank" else "is merged into this bundle's graph: call it without an artifact"
+            raise ArtifactError(f"artifact {name!r} {inside}; for its tensors export it with form 'slots'")
         found, _ = read_safetensors(self._root / entry.file, self._manifest.files[entry.file][0] if self._verify else None)
         return self._fitting(found, info.slots, entry.base_id, f"artifact {name!r}")
 

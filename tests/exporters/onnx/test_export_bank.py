@@ -16,6 +16,7 @@ import torch
 from polyadapt.artifact import Artifact, detach
 from polyadapt.edits import Edit, slots_of, stacked_edits
 from polyadapt.errors import ExportError, UserError
+from polyadapt.families.clip.card import CARD as CLIP
 from polyadapt.families.llama.card import CARD as LLAMA
 from polyadapt.families.mlp_policy.card import CARD as POLICY
 from polyadapt.families.vit.card import CARD as VIT
@@ -234,6 +235,20 @@ def test_the_proof_sees_rows_that_leak_and_rows_that_depend_on_their_place(fault
     expected = right if fault != "place" else [Toy("place").run({"x": x, "artifact_id": np.full(3, number)}, {}) for number in range(3)]
     BankProof(Toy(fault), {"x": x}, [None, "a", "b"], ["y"], report).check(expected)  # type: ignore[arg-type]
     assert {row["check"] for row in report.effects if not row["ok"]} == failed
+
+
+@pytest.mark.slow
+def test_rows_of_images_may_differ_beside_texts_that_are_shared(tmp_path: Path) -> None:
+    """CLIP: edits of the image tower alone. Text features have no row for an image, and are the same for all."""
+    model = tiny_model(CLIP)
+    artifacts = {name: artifact_of(model, name) for name in ("lora", "prefix")}
+    artifacts = {name: replace(artifact, edits=tuple(edit for edit in artifact.edits if edit.site.startswith("image."))) for name, artifact in artifacts.items()}
+    bundle = Bundle(export(model, artifacts, tmp_path / "clip.bundle", "bank").directory)
+    inputs = example_of(model, seed=29, sizes={"batch": 2})
+    found = bundle.run(arrays(inputs), artifact=["prefix", "lora"])
+    for row, name in enumerate(("prefix", "lora")):
+        expected = alone(model, inputs, artifacts[name])
+        assert close(found["logits"][row], expected["logits"][row]) and close(found["text_features"], expected["text_features"])
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ exported artifacts, so plain onnxruntime needs the numbers alone; another bank m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from polyadapt.edits import Bank, Edit, slots_of, stacked_edits
+from polyadapt.edits import Bank, Edit, kind_of, slots_of, stacked_edits
 from polyadapt.errors import UserError
 from polyadapt.signature import Signature, TensorSpec
+from polyadapt.sites import Ports, SpanPort, StreamPort
 from polyadapt_onnx.forms.bank_proof import BankProof
 from polyadapt_onnx.forms.job import Job, Made, attached, with_form
 from polyadapt_onnx.gate import Arrays, Case, GateReport, Graph, check_parity, check_slot_effects, expected_outputs, numpy_of
@@ -74,34 +75,48 @@ def bank_groups(job: Job, groups: Sequence[SlotGroup], sets: Sets) -> list[SlotG
 
 
 def refuse_shared_ops(job: Job, view: View, groups: Sequence[SlotGroup]) -> None:
-    """Refuse edits at ops that do not see the rows of the batch: what runs once for all rows cannot differ from row to row.
+    """Refuse edits at modules that do not see the rows of the batch: what runs once for all rows cannot differ from row to row.
 
     Raises:
-        UserError: naming the site.
+        UserError: naming the group of slots.
     """
+    seen = {batch: rows_seen(job, view, groups, batch) for batch in (2, 3)}
+    for key, smaller in seen[2].items():
+        # An axis of 1, as that of position ids, broadcasts over the rows.
+        if set(zip(smaller, seen[3][key], strict=True)) - {(2, 3), (1, 1)}:
+            raise UserError(
+                f"form 'bank' cannot hold {key}: its module does not run on the rows of the batch (they share what it computes), so rows cannot differ there; "
+                "leave the site out of the artifact, or use form 'slots'"
+            )
+
+
+def rows_seen(job: Job, view: View, groups: Sequence[SlotGroup], batch: int) -> dict[str, list[int]]:
+    """First axes of what the modules of each group are given in a batch of that size; 0 where there is but one axis."""
     seen: dict[str, list[int]] = {}
-    ports = job.model.ports
-    at_op = {"op": lambda site: [ports.ops[site]], "span": lambda site: [ports.spans[site].start, ports.spans[site].end]}
-    handles = []
-    for group in groups:
-        sort = "span" if group.kind == "bottleneck" else "op"
-        for port in at_op[sort](group.site) if group.site in ports.of(sort) else ():
-            handles.append(port.module.register_forward_pre_hook(lambda module, args, key=group.key: seen.setdefault(key, []).append(args[0].shape[0] if args[0].dim() > 1 else 0)))
-    sizes = (2, 3)
+
+    def watch(key: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            x = next(value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
+            seen.setdefault(key, []).append(x.shape[0] if x.dim() > 1 else 0)
+
+        return hook
+
+    handles = [module.register_forward_pre_hook(watch(group.key), with_kwargs=True) for group in groups for module in modules_of(job.model.ports, group)]
     try:
-        for batch in sizes:
-            inputs = view.example({**view.recipe.trace, "batch": batch}, job.generator())
-            view.inner(**{spec.name: inputs[spec.name] for spec in view.signature.inputs})
+        inputs = view.example({**view.recipe.trace, "batch": batch}, job.generator())
+        view.inner(**{spec.name: inputs[spec.name] for spec in view.signature.inputs})
     finally:
         for handle in handles:
             handle.remove()
-    for key, found in seen.items():
-        half = len(found) // 2
-        if not all(pair in (sizes, (1, 1)) for pair in zip(found[:half], found[half:], strict=True)):
-            raise UserError(
-                f"form 'bank' cannot hold {key}: this op does not run on the rows of the batch (they share what it computes), so rows cannot differ there; "
-                "leave the site out of the artifact, or use form 'slots'"
-            )
+    return seen
+
+
+def modules_of(ports: Ports, group: SlotGroup) -> list[nn.Module]:
+    """The modules at which a group's edits act."""
+    port = ports.get(kind_of(group.kind).port, group.site)
+    if isinstance(port, SpanPort):
+        return [port.start.module, port.end.module]
+    return [] if isinstance(port, StreamPort) else [port.module]
 
 
 def _graph(job: Job, view: View, groups: Sequence[SlotGroup], banked: Sequence[SlotGroup], sets: Sets, report: GateReport) -> list[Case]:

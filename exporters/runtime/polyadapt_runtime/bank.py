@@ -9,6 +9,7 @@ import numpy as np
 
 from polyadapt_runtime.errors import ArtifactError, InputError, ManifestError, nearest
 from polyadapt_runtime.manifest import Manifest, need
+from polyadapt_runtime.session import Session
 
 INPUT = "artifact_id"
 
@@ -45,12 +46,22 @@ class Bank:
                 raise ArtifactError(f"no artifact {name!r} in this bank{nearest(str(name), (known for known in self._numbers if known is not None))}")
         return np.array([self._numbers[name] for name in names], np.int64)
 
-    def feeds(self, feeds: Mapping[str, Any], artifact: Choice) -> dict[str, Any]:
+    def slots(self, artifact: Choice, scale: float, session: Session) -> dict[str, Any]:
+        """What a call with one row feeds besides its inputs: the number, as OrtValue.
+
+        Raises:
+            ArtifactError: an unknown name, more names than one, or a scale.
+        """
+        refuse_scale(scale)
+        return {INPUT: session.value(self.numbers(named_rows(artifact, 1)))}
+
+    def feeds(self, feeds: Mapping[str, Any], artifact: Choice, scale: float) -> dict[str, Any]:
         """Feeds with the number of each row's artifact. Numbers that the caller feeds already stay, as for a bank of his own.
 
         Raises:
-            ArtifactError: an unknown name, a wrong number of names, or names beside numbers.
+            ArtifactError: an unknown name, a wrong number of names, names beside numbers, or a scale.
         """
+        refuse_scale(scale)
         if INPUT in feeds:
             if artifact is not None:
                 raise ArtifactError(f"the feeds hold {INPUT!r} and the call names artifacts; give one of both")
@@ -62,6 +73,16 @@ class Bank:
             if self._inputs.get(name, ())[:1] == ("batch",) and np.ndim(value):
                 return len(value)
         raise InputError(f"no input with a batch axis is given; this graph takes {', '.join(self._inputs)}")
+
+
+def refuse_scale(scale: float) -> None:
+    """A bank's tensors are in the graph, so nothing is scaled on the way to it.
+
+    Raises:
+        ArtifactError: the scale is not 1.
+    """
+    if scale != 1.0:
+        raise ArtifactError(f"scale={scale}: a bank's artifacts act as they were exported; scale the artifact before the export, or use form='slots'")
 
 
 def named_rows(artifact: Choice, rows: int) -> list[str | None]:

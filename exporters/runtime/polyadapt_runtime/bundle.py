@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from polyadapt_runtime.bank import INPUT, Bank, Choice, named_rows, own_classes
+from polyadapt_runtime.bank import Bank, Choice, named_rows, own_classes
 from polyadapt_runtime.errors import ArtifactError, InputError
 from polyadapt_runtime.generate import TASKS, Sampling, Token, Writer
 from polyadapt_runtime.learn import GROUP, check_learnable, with_class
@@ -84,24 +84,20 @@ class Bundle:
                 return texts[0] if single else texts
             rows = self._answer([self._processor()(item) for item in raws], artifact, scale, batch_size)
         names = named_rows(artifact, len(rows))
-        rows = rows if self._bank is None else [own_classes(row) for row in rows]
-        answers = [interpret(row, self._postprocess, self._labels(name), top) for row, name in zip(rows, names, strict=True)]
+        answers = [interpret(row if self._bank is None else own_classes(row), self._postprocess, self._labels(name), top) for row, name in zip(rows, names, strict=True)]
         if single:
             return answers[0]
         return np.stack(answers) if answers and self._postprocess.get("kind") == "features" else answers
 
     def run(self, feeds: Mapping[str, Any], artifact: Choice = None, scale: float = 1.0) -> dict[str, Array]:
-        """Tensors in, tensors out. `feeds` may hold slots too, whole groups of them, where the artifact does not.
-
-        With form `bank`, `artifact` may name one artifact for each row; class scores that a row's artifact does not have are minus infinity.
+        """Tensors in, tensors out. `feeds` may hold slots too, whole groups of them, where the artifact does not. A bank takes one name a row.
 
         Raises:
             InputError: an unknown or missing input, another dtype or shape.
             ArtifactError: the artifact is unknown, does not fit, or cannot be scaled.
         """
         if self._bank is not None:
-            self._refuse_scale(scale)
-            return self._runner.run(self._bank.feeds(feeds, artifact), {})
+            return self._runner.run(self._bank.feeds(feeds, artifact, scale), {})
         return self._runner.run(feeds, self._slots(artifact, scale))
 
     def artifacts(self) -> dict[str, ArtifactInfo]:
@@ -211,27 +207,12 @@ class Bundle:
         for members in groups.values():
             for start in range(0, len(members), batch_size):
                 part = members[start : start + batch_size]
-                chosen = artifact if self._bank is None else [names[index] for index in part]
-                found = rows_of(self.run(processor.collate([examples[index] for index in part]), chosen, scale))
+                found = rows_of(self.run(processor.collate([examples[index] for index in part]), artifact if self._bank is None else [names[index] for index in part], scale))
                 rows.update(zip(part, found, strict=True))
         return [rows[index] for index in range(len(examples))]
 
     def _slots(self, artifact: Choice, scale: float) -> dict[str, Any]:
-        """What one call feeds besides its inputs: an artifact's tensors, or with form `bank` the number of the one row's."""
-        if self._bank is not None:
-            self._refuse_scale(scale)
-            return {INPUT: self._session.value(self._bank.numbers(named_rows(artifact, 1)))}
-        if not (artifact is None or isinstance(artifact, str)):
-            raise ArtifactError(f"this bundle is {self.manifest.form} and takes one artifact for a call, found a list; export it with form='bank' for one a row")
-        if artifact is None:
-            if scale != 1.0:
-                raise ArtifactError(f"scale={scale} without an artifact; name the artifact whose effect is meant")
-            return {}
-        return self._store.values(artifact, scale)
-
-    def _refuse_scale(self, scale: float) -> None:
-        if scale != 1.0:
-            raise ArtifactError(f"scale={scale}: a bank's artifacts act as they were exported; scale the artifact before the export, or use form='slots'")
+        return self._store.slots(artifact, scale) if self._bank is None else self._bank.slots(artifact, scale, self._session)
 
     def _labels(self, artifact: str | None) -> tuple[str, ...]:
         own = () if artifact is None else self._store.info(artifact).labels

@@ -244,7 +244,7 @@ def test_rows_of_images_may_differ_beside_texts_that_are_shared(tmp_path: Path) 
     artifacts = {name: artifact_of(model, name) for name in ("lora", "prefix")}
     artifacts = {name: replace(artifact, edits=tuple(edit for edit in artifact.edits if edit.site.startswith("image."))) for name, artifact in artifacts.items()}
     bundle = Bundle(export(model, artifacts, tmp_path / "clip.bundle", "bank").directory)
-    inputs = example_of(model, seed=29, sizes={"batch": 2})
+    inputs = example_of(model, seed=29, sizes={"batch": 2, "texts": 3, "tokens": 5})
     found = bundle.run(arrays(inputs), artifact=["prefix", "lora"])
     for row, name in enumerate(("prefix", "lora")):
         expected = alone(model, inputs, artifacts[name])

@@ -1,8 +1,9 @@
-"""Exported slots: what they cost beside a merged graph, what the runtime adds to onnxruntime, what a switch takes.
+"""Exported slots: what they cost beside a merged graph, what the runtime adds to onnxruntime, what a switch takes; and banks.
 
 A BERT encoder with 6 layers of width 384 and random weights; LoRA of rank 8 on q, v, o and both FFN projections (60
 slot tensors, 1.2 MB). Graphs are compared through onnxruntime alone with slots as OrtValues; the runtime's call is
-compared with the bare `session.run` on the same graph, the same inputs and the same slots as numpy arrays.
+compared with the bare `session.run` on the same graph, the same inputs and the same slots as numpy arrays. A bank holds the
+base and two artifacts, and neighbouring rows have different ones; beside it stands one call of the slots graph for each row.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from polyadapt_onnx.exporter import export
 from polyadapt_runtime import Bundle
 
 SIZES = ((1, 16), (1, 128), (8, 128))
+BANK_TARGETS = {(1, 32): 1.20, (8, 32): 1.15}
 SITES = ("attn.q", "attn.v", "attn.o", "ffn.up", "ffn.down")
 
 
@@ -99,6 +101,17 @@ def graph_call(bundle: Path, feeds: Mapping[str, np.ndarray]) -> Callable[[int],
     return make
 
 
+def graph_calls(bundle: Path, several: Sequence[Mapping[str, np.ndarray]]) -> Callable[[int], Callable[[], object]]:
+    """The same, several calls one after the other on one session."""
+
+    def make(count: int) -> Callable[[], object]:
+        inner = session(bundle, count)
+        values = [{name: onnxruntime.OrtValue.ortvalue_from_numpy(value) for name, value in feeds.items()} for feeds in several]
+        return lambda: [inner.run_with_ort_values(None, feeds) for feeds in values]
+
+    return make
+
+
 def bare_call(opened: Mapping[int, Bundle], feeds: Mapping[str, np.ndarray]) -> Callable[[int], Callable[[], object]]:
     """`session.run` as everybody writes it, on the runtime's own session: a second one would bring its weights into the processor's cache anew."""
     return lambda count: lambda: opened[count]._session._session.run(None, dict(feeds))
@@ -139,6 +152,25 @@ def compare(size: tuple[int, int], bundles: Mapping[str, Path], slots: Mapping[s
     ]
 
 
+def compare_bank(size: tuple[int, int], bundles: Mapping[str, Path], artifacts: Mapping[str, Artifact], arguments: Any, report: Report) -> None:
+    """A batch whose rows have different artifacts: in one call of a bank, and in a call for each row."""
+    feeds = feeds_of(*size)
+    ids = (np.arange(size[0]) + 1) % (len(artifacts) + 1)
+    slots: list[dict[str, np.ndarray]] = [{}, *({name: value.numpy() for name, value in artifact.slots.items()} for artifact in artifacts.values())]
+    rows = [{**{name: value[row : row + 1] for name, value in feeds.items()}, **slots[number]} for row, number in enumerate(ids.tolist())]
+    calls = {
+        "merged": graph_call(bundles["merged"], feeds),
+        "bank": graph_call(bundles["bank"], {**feeds, "artifact_id": ids}),
+        "each row": graph_calls(bundles["slots"], rows),
+    }
+    repeats = max(1, 512 // (size[0] * size[1]))
+    sides = [Choice(make, arguments.threads).side(name, repeats) for name, make in calls.items()]
+    rounds = in_turns(sides, arguments.rounds, arguments.clock)
+    label = f"{size[0]} x {size[1]}"
+    report.rows.append(rounds.ratio("bank", "merged", f"{label}: bank / merged", Target(BANK_TARGETS[size])))
+    report.rows.append(rounds.ratio("bank", "each row", f"{label}: bank / a call of the slots graph for each row"))
+
+
 def measure_switch(bundle: Path, arguments: Any, report: Report) -> None:
     """A call with another artifact than the one before, less a call with the same one: medians of ten pairs each."""
     opened, feeds = Bundle(bundle, device="cpu", threads=1), feeds_of(1, 16)
@@ -165,15 +197,18 @@ def main() -> int:
     model = encoder()
     artifacts = {"a": lora(model, 1), "b": lora(model, 2)}
     with tempfile.TemporaryDirectory() as folder:
-        bundles = {name: Path(folder) / f"{name}.bundle" for name in ("slots", "merged", "base")}
+        bundles = {name: Path(folder) / f"{name}.bundle" for name in ("slots", "merged", "bank", "base")}
         export(model, artifacts, bundles["slots"])
         export(model, {"a": artifacts["a"]}, bundles["merged"], form="merged")
+        export(model, artifacts, bundles["bank"], form="bank")
         export(model, {}, bundles["base"])
         slots = {name: value.numpy() for name, value in artifacts["a"].slots.items()}
         report.notes.append(f"{len(slots)} slots, {sum(value.nbytes for value in slots.values()) / 1e6:.2f} MB an artifact")
         with Load() as load_of_others:
             for size in SIZES:
                 compare(size, bundles, slots, arguments, report)
+            for size in BANK_TARGETS:
+                compare_bank(size, bundles, artifacts, arguments, report)
             measure_switch(bundles["slots"], arguments, report)
         report.others = load_of_others.others
     return report.finish(arguments)

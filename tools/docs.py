@@ -139,7 +139,7 @@ def _paper(card: MethodCard) -> str:
 def _exports(card: MethodCard) -> str:
     if not card.exports:
         return "not into a graph"
-    return ", ".join(card.exports) + (" (folds into the weights)" if card.folds else "")
+    return ", ".join(f"{form} (folds into the weights)" if form == "merged" and card.folds else form for form in card.exports)
 
 
 def _default(value: Any) -> str:

@@ -109,9 +109,14 @@ def test_commands_into_a_read_only_place(command: str, read_only: Path, tmp_path
     rows = tmp_path / "rows.csv"
     rows.write_text("text,label\n" + "".join(f"{word} {number},{word}\n" for number in range(8) for word in ("ham", "spam")))
     recipe = tmp_path / "job.toml"
-    recipe.write_text(
-        f'format = 1\nname = "x"\n[model]\nreference = "polyadapt:tiny-bert"\ntask = "classification"\n[data]\nuri = "csv:{rows}"\n[train]\nepochs = 1\n[[arm]]\nname = "a"\nmethod = "bitfit"\n'
-    )
+    tables = [
+        'format = 1\nname = "x"',
+        '[model]\nreference = "polyadapt:tiny-bert"\ntask = "classification"',
+        f'[data]\nuri = "csv:{rows}"',
+        "[train]\nepochs = 1",
+        '[[arm]]\nname = "a"\nmethod = "bitfit"',
+    ]
+    recipe.write_text("\n".join(tables))
     arguments = {
         "adapt": ["adapt", "polyadapt:tiny-bert", "bitfit", f"csv:{rows}", "--out", str(read_only / "a"), "-m", "task=classification"],
         "export": ["export", "polyadapt:tiny-bert", "--out", str(read_only / "a.bundle")],

@@ -181,7 +181,7 @@ def _export(bench: Bench, prepared: Prepared) -> dict[str, Any]:
         worst = max(proof.cases, key=lambda case: case.error / case.tolerance)
         raise ExportError(f"{target}: the self-test failed in case {worst.case!r}: {worst.output} differs by {worst.error:.2e}, allowed is {worst.tolerance:.0e}")
     parity = {"ok": proof.ok, "max_relative_error": max(case.error for case in proof.cases), "tolerance": max(case.tolerance for case in proof.cases)}
-    latency_ms = _latency_ms(opened, prepared.parts.test, arms[0].name if arms and section.form == "slots" else None)
+    latency_ms = _latency_ms(opened, prepared.parts.test, arms[0].name if arms and section.form != "merged" else None)
     bench.announce({"kind": "export", "state": "finished", "cases": len(proof.cases), **parity})
     return {"path": section.directory, "form": section.form, "parity": parity, "latency_ms": latency_ms}
 

@@ -1,4 +1,4 @@
-"""Export conformance: one bundle per family with the union of all methods' slots, and one with a folding and a non-folding method baked in."""
+"""Export conformance: one bundle per family with the union of all methods' slots, one with a folding and a non-folding method baked in, one bank."""
 
 from __future__ import annotations
 
@@ -57,6 +57,21 @@ def check_merged(methods: Sequence[Method], model: Model, directory: Path) -> An
     name = "+".join(method.card.id for method in methods)
     joined = Artifact(name, model.base_id, model.family.card.id, model.task.kind, tuple(edits.values()), labels=model.task.labels)
     return export(model, {name: joined}, directory / f"{model.family.card.id}-{name}.bundle", "merged")
+
+
+def check_bank(methods: Sequence[Method], model: Model, directory: Path) -> Any:
+    """Export every method that a bank takes and that applies, all in one bank; the exporter's gate is the check: parity of every row.
+
+    Returns:
+        The bundle, with the gate's report.
+
+    Raises:
+        UserError: rows of this family's batch cannot differ at a method's sites; the message says why.
+    """
+    from polyadapt_onnx import export
+
+    artifacts = {method.card.id: adapted_artifact(method, model) for method in methods if "bank" in method.card.exports and not applies(method, model)}
+    return export(model, artifacts, directory / f"{model.family.card.id}-bank.bundle", "bank")
 
 
 def merged_representatives(methods: Sequence[Method], model: Model) -> list[Method]:

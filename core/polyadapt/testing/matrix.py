@@ -16,20 +16,21 @@ import multiprocessing
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from polyadapt.errors import UserError
 from polyadapt.files import replacing_file
 from polyadapt.host import Host
 from polyadapt.methods.base import Method, load_method
 from polyadapt.model import Model
 from polyadapt.testing.conformance import applies, check_method, has_form, tasks_of, tiny_model
-from polyadapt.testing.exporting import check_export, check_merged
+from polyadapt.testing.exporting import check_bank, check_export, check_merged
 
-FORMS = ("adapt", "slots", "merged")
+FORMS = ("adapt", "slots", "merged", "bank")
 PASSED, REFUSED, FAILED = "passed", "refused", "failed"
 VERSIONS = ("torch", "transformers", "timm", "torchaudio", "diffusers", "onnx", "onnxscript", "onnxruntime")
 
@@ -69,25 +70,26 @@ def run_unit(family: str, task: str, only: Sequence[str] = ()) -> list[Cell]:
     with tempfile.TemporaryDirectory() as folder:
         for method in taken:
             cells.append(_cell(family, task, method, "adapt", lambda model, method=method: check_method(method, model, Path(folder))))
-        cells += _slots(family, task, taken, Path(folder))
+        cells += _joint(family, task, "slots", taken, lambda able, model: check_export(able, model, Path(folder)))
+        cells += _joint(family, task, "bank", taken, lambda able, model: check_bank(able, model, Path(folder)))
         for method in taken:
             if "merged" not in method.card.exports:
-                cells.append(Cell(family, task, method.card.id, "merged", REFUSED, "its card exports slots only"))
+                cells.append(Cell(family, task, method.card.id, "merged", REFUSED, f"its card exports {' and '.join(method.card.exports)} only"))
                 continue
             cells.append(_cell(family, task, method, "merged", lambda model, method=method: check_merged([method], model, Path(folder))))
     return cells
 
 
-def _slots(family: str, task: str, methods: Sequence[Method], folder: Path) -> list[Cell]:
+def _joint(family: str, task: str, form: str, methods: Sequence[Method], check: Callable[[Sequence[Method], Model], Any]) -> list[Cell]:
     """One graph for all; only when that fails, one for each, to see whose fault it is."""
-    cells = [Cell(family, task, method.card.id, "slots", REFUSED, "its card exports merged graphs only") for method in methods if "slots" not in method.card.exports]
-    able = [method for method in methods if "slots" in method.card.exports]
-    together = [_cell(family, task, method, "slots", lambda model: check_export(able, model, folder)) for method in able[:1]]
+    able = [method for method in methods if form in method.card.exports]
+    cells = [Cell(family, task, method.card.id, form, REFUSED, f"its card exports {' and '.join(method.card.exports)} only") for method in methods if method not in able]
+    together = [_cell(family, task, method, form, lambda model: check(able, model)) for method in able[:1]]
     if all(cell.state == PASSED for cell in together):
-        return cells + [Cell(family, task, method.card.id, "slots", PASSED) for method in able]
-    alone = [_cell(family, task, method, "slots", lambda model, method=method: check_export([method], model, folder)) for method in able]
+        return cells + [Cell(family, task, method.card.id, form, PASSED) for method in able]
+    alone = [_cell(family, task, method, form, lambda model, method=method: check([method], model)) for method in able]
     if all(cell.state == PASSED for cell in alone):
-        return cells + [Cell(family, task, method.card.id, "slots", FAILED, f"passes alone, but not beside the others: {together[0].reason}") for method in able]
+        return cells + [Cell(family, task, method.card.id, form, FAILED, f"passes alone, but not beside the others: {together[0].reason}") for method in able]
     return cells + alone
 
 
@@ -96,6 +98,9 @@ def _cell(family: str, task: str, method: Method, form: str, check: Any) -> Cell
     model: Model = tiny_model(Host().registry.families.get(family).card, task)
     try:
         check(model)
+    except UserError as error:
+        state = REFUSED if form == "bank" else FAILED  # a bank is refused by sites of a family, which no card of a method can tell
+        return Cell(family, task, method.card.id, form, state, str(error)[:300])
     except Exception as error:
         return Cell(family, task, method.card.id, form, FAILED, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
     finally:
@@ -137,7 +142,8 @@ def page(cells: Sequence[Cell]) -> str:
         "",
         "- **adapt**: identity at the start, only declared tensors train, gradients, checkpoint, swap, save and load, fold, and the base bit for bit afterwards;",
         "- **slots**: all methods' artifacts in one graph, through the gate (parity with torch, an effect of every slot, swapping bit for bit);",
-        "- **merged**: this method alone baked into a graph, through the same gate.",
+        "- **merged**: this method alone baked into a graph, through the same gate;",
+        "- **bank**: all methods' artifacts stacked in one graph, every row of a batch with its own, through the same gate.",
         "",
         f"{counts[PASSED]} cells passed, {counts[REFUSED]} do not apply for the reason given, {counts[FAILED]} failed. "
         f"Libraries: {', '.join(f'{name} {version}' for name, version in versions().items())}.",

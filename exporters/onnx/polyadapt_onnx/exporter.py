@@ -55,7 +55,7 @@ def export(model: Model, artifacts: Mapping[str, Artifact], directory: Path | st
         model: the base that the artifacts fit; nothing may be attached to it.
         artifacts: by the name under which the runtime will call them.
         directory: becomes the bundle; an old one is replaced only when the new one is complete.
-        form: `slots` (artifacts are fed at run time) or `merged` (one artifact, folded or baked in).
+        form: `slots` (artifacts are fed at run time), `merged` (one artifact, folded or baked in) or `bank` (a number names the artifact of each row).
         options: see `ExportOptions`.
 
     Raises:

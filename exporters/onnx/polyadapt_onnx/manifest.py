@@ -29,7 +29,7 @@ def write_bundle_files(job: Job, made: Made, form: str, name: str) -> None:
     """Write what belongs beside `onnx/` and, last of all, the manifest with every file's digest."""
     staging, model, artifacts, report = job.staging, job.model, job.artifacts, made.report
     write_parity(staging, made.cases, report)
-    described = {title: write_artifact(staging, title, artifact, form) for title, artifact in artifacts.items()}
+    described = {title: write_artifact(staging, title, artifact, form, number) for number, (title, artifact) in enumerate(artifacts.items(), 1)}
     assets = write_assets(staging, model)
     manifest: dict[str, Any] = {
         "format": FORMAT,
@@ -39,7 +39,7 @@ def write_bundle_files(job: Job, made: Made, form: str, name: str) -> None:
         "reference": model.reference if not model.reference.startswith(("/", "hf:/", "timm:/")) else model.reference.rsplit("/", 1)[-1],
         "form": form,
         "task": {"kind": model.task.kind, "labels": list(_labels(model, artifacts, form)), "metric": model.task.metric, "details": dict(model.task.details)},
-        "graphs": {view.name: describe_graph(job.path(view), view, model) for view in job.views},
+        "graphs": {view.name: describe_graph(job.path(view), view, model) for view in made.views or job.views},
         "slots": describe(made.groups),
         "artifacts": described,
         "preprocess": dict(model.processor.spec) if model.processor is not None else None,
@@ -83,8 +83,8 @@ def describe_graph(path: Path, view: View, model: Model) -> dict[str, Any]:
     }
 
 
-def write_artifact(staging: Path, name: str, artifact: Artifact, form: str) -> dict[str, Any]:
-    """An artifact's lowered slots and its line in the manifest; a merged one has no tensors of its own."""
+def write_artifact(staging: Path, name: str, artifact: Artifact, form: str, number: int) -> dict[str, Any]:
+    """An artifact's lowered slots and its line in the manifest; in a merged graph or a bank it has no file of its own."""
     entry: dict[str, Any] = {
         "method": artifact.method,
         "base_id": artifact.base_id,
@@ -94,6 +94,8 @@ def write_artifact(staging: Path, name: str, artifact: Artifact, form: str) -> d
     }
     if form == "merged":
         return entry
+    if form == "bank":
+        return {**entry, "artifact_id": number}
     slots = slots_of(artifact.edits)
     folder = staging / "artifacts" / name
     save_tensors(folder / "slots.safetensors", slots)
@@ -144,7 +146,9 @@ def versions() -> dict[str, str]:
 def readme(manifest: Mapping[str, Any]) -> str:
     """A card with the lines of code that run the bundle."""
     names = list(manifest["artifacts"])
-    call = f'b(x, artifact="{names[0]}")' if names and manifest["form"] == "slots" else "b(x)"
+    call = f'b(x, artifact="{names[0]}")' if names and manifest["form"] != "merged" else "b(x)"
+    if manifest["form"] == "bank":
+        call = f'b([x, y], artifact=["{names[0]}", None])'
     licences = "\n".join(f"- {what}: {licence}" for what, licence in manifest["licences"].items()) or "- none recorded"
     artifacts = "\n".join(f"- `{name}`: method {entry['method']}, {len(entry['labels'])} classes" for name, entry in manifest["artifacts"].items()) or "- none"
     parity = manifest["parity"]

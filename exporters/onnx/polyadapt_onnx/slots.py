@@ -130,7 +130,7 @@ def describe(groups: Iterable[SlotGroup]) -> dict[str, dict[str, Any]]:
     for group in groups:
         for tensor, name in group.names().items():
             table[name] = {
-                "dtype": "float32",
+                "dtype": str(group.default[tensor].dtype).removeprefix("torch."),
                 "shape": list(group.shapes[tensor]),
                 "default_shape": list(group.default[tensor].shape),
                 "site": group.site,

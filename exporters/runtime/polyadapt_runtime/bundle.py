@@ -9,6 +9,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from polyadapt_runtime.bank import Bank, Choice, named_rows, own_classes
 from polyadapt_runtime.errors import ArtifactError, InputError
 from polyadapt_runtime.generate import TASKS, GenerationOptions, Writer
 from polyadapt_runtime.graphs import Graphs
@@ -53,15 +54,16 @@ class Bundle:
         self._postprocess = {**self.manifest.details, **self.manifest.postprocess}
         if self.manifest.preprocess.get("kind"):
             self.processor = Processor(self.manifest.preprocess, {name: self.path / asset for name, asset in self.manifest.assets.items()})
+        self._bank = Bank(self.manifest) if self.manifest.form == "bank" else None
         self._writer = Writer(self.manifest, self._graphs, self.processor)
 
-    def __call__(self, raw: Any, artifact: str | None = None, scale: float = 1.0, *, top: int = 5, batch_size: int = BATCH_SIZE) -> Any:
+    def __call__(self, raw: Any, artifact: Choice = None, scale: float = 1.0, *, top: int = 5, batch_size: int = BATCH_SIZE) -> Any:
         """Answer raw input.
 
         Args:
             raw: one raw input, a list of them, or a table of ready tensors with a batch axis.
-            artifact: a name of `artifacts()`; None is the base.
-            scale: how much of the artifact's effect.
+            artifact: a name of `artifacts()`; None is the base. With form `bank` also a list, one name for each raw input.
+            scale: how much of the artifact's effect; 1 with form `bank`.
             top: how many classes a `Prediction` names.
             batch_size: the most examples in one run of the graph.
 
@@ -78,17 +80,17 @@ class Bundle:
             single = not isinstance(raw, list)
             raws = [raw] if single else raw
             if self.manifest.task in TASKS:
-                texts = [self.generate(prompt, artifact=artifact, scale=scale) for prompt in raws]
+                texts = [self.generate(prompt, artifact=name, scale=scale) for prompt, name in zip(raws, named_rows(artifact, len(raws)), strict=True)]
                 return texts[0] if single else texts
             rows = self._answer([self._processor()(item) for item in raws], artifact, scale, batch_size)
-        labels = self._labels(artifact)
-        answers = [interpret(row, self._postprocess, labels, top) for row in rows]
+        names = named_rows(artifact, len(rows))
+        answers = [interpret(row if self._bank is None else own_classes(row), self._postprocess, self._labels(name), top) for row, name in zip(rows, names, strict=True)]
         if single:
             return answers[0]
         return np.stack(answers) if answers and self._postprocess.get("kind") == "features" else answers
 
-    def run(self, feeds: Mapping[str, Any], artifact: str | None = None, scale: float = 1.0, graph: str | None = None) -> dict[str, Array]:
-        """Tensors in, tensors out. `feeds` may hold slots too, whole groups of them, where the artifact does not.
+    def run(self, feeds: Mapping[str, Any], artifact: Choice = None, scale: float = 1.0, graph: str | None = None) -> dict[str, Array]:
+        """Tensors in, tensors out. `feeds` may hold slots too, whole groups of them, where the artifact does not. A bank takes one name a row.
 
         Args:
             feeds: by input name.
@@ -100,6 +102,8 @@ class Bundle:
             InputError: an unknown graph, an unknown or missing input, another dtype or shape.
             ArtifactError: the artifact is unknown, does not fit, or cannot be scaled.
         """
+        if self._bank is not None:
+            return self._graphs.run(self._bank.feeds(feeds, artifact, scale, graph), {}, graph)
         return self._graphs.run(feeds, self._slots(artifact, scale), graph)
 
     def artifacts(self) -> dict[str, ArtifactInfo]:
@@ -152,7 +156,7 @@ class Bundle:
         Raises:
             ArtifactError: no prototypes here, a linear head, or a class that is there already.
         """
-        if GROUP not in self.manifest.groups or "features" not in self._session.outputs:
+        if self._bank is not None or GROUP not in self.manifest.groups or "features" not in self._session.outputs:
             raise ArtifactError("this bundle has no head:prototypes slots with features; export a classification model with form='slots'")
         held = {} if artifact is None else self._store.tensors(artifact)
         method = "prototypes" if artifact is None else self._store.info(artifact).method
@@ -188,9 +192,9 @@ class Bundle:
             raise InputError("this bundle has no tokenizer; use stream(), which gives token ids")
         return "".join(token.text for token in self.stream(prompt, max_tokens, artifact, scale, **options))
 
-    def _answer(self, examples: list[Example], artifact: str | None, scale: float, batch_size: int) -> list[Example]:
+    def _answer(self, examples: list[Example], artifact: Choice, scale: float, batch_size: int) -> list[Example]:
         """Outputs by example. What a mask does not cover is only batched with examples of its own shape."""
-        processor = self._processor()
+        processor, names = self._processor(), named_rows(artifact, len(examples))
         groups: dict[object, list[int]] = {}
         for index, example in enumerate(examples):
             shapes = None if processor.pads_exactly else tuple(sorted((key, value.shape) for key, value in example.items()))
@@ -199,16 +203,12 @@ class Bundle:
         for members in groups.values():
             for start in range(0, len(members), batch_size):
                 part = members[start : start + batch_size]
-                found = rows_of(self.run(processor.collate([examples[index] for index in part]), artifact, scale))
+                found = rows_of(self.run(processor.collate([examples[index] for index in part]), artifact if self._bank is None else [names[index] for index in part], scale))
                 rows.update(zip(part, found, strict=True))
         return [rows[index] for index in range(len(examples))]
 
-    def _slots(self, artifact: str | None, scale: float) -> dict[str, Any]:
-        if artifact is None:
-            if scale != 1.0:
-                raise ArtifactError(f"scale={scale} without an artifact; name the artifact whose effect is meant")
-            return {}
-        return self._store.values(artifact, scale)
+    def _slots(self, artifact: Choice, scale: float) -> dict[str, Any]:
+        return self._store.slots(artifact, scale) if self._bank is None else self._bank.slots(artifact, scale, self._session)
 
     def _labels(self, artifact: str | None) -> tuple[str, ...]:
         own = () if artifact is None else self._store.info(artifact).labels

@@ -100,6 +100,7 @@ class Writer:
             prompt = self._prompt(raw)
         if not prompt:
             raise InputError("the prompt is empty; give at least one token")
+        memory |= {name: value for name, value in slots.items() if name in self._decoder.inputs}  # a bank's artifact_id: one a row, too
         reaching = {name: value for name, value in slots.items() if name in self._decoder.overridable}
         prompts = {name: value for name, value in reaching.items() if self._manifest.slots[name].kind == "prepend"}
         every = {name: value for name, value in reaching.items() if name not in prompts}

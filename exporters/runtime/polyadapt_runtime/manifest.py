@@ -14,7 +14,7 @@ from polyadapt_runtime.files import MANIFEST, check_external_data, check_tree, s
 from polyadapt_runtime.tensors import unique_keys
 
 FORMAT = 1
-FORMS = ("slots", "merged")
+FORMS = ("slots", "merged", "bank")
 MAXIMUM_BYTES = 64 << 20
 
 T = TypeVar("T")

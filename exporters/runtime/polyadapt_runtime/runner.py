@@ -43,7 +43,7 @@ class Runner:
         """What `run` feeds: the checked arrays, and those slots that are in this graph."""
         slots = slots if self._reaches_all else {name: value for name, value in slots.items() if name in self._known}
         own = {name: self._checked(name, value) for name, value in feeds.items()}
-        if missing := [name for name in self._inputs if name not in own]:
+        if missing := [name for name in self._inputs if name not in own and name not in slots]:
             raise InputError(f"input {', '.join(map(repr, missing))} missing; this graph takes {', '.join(self._inputs)}")
         if twice := sorted(set(own) & set(slots)):
             raise ArtifactError(f"slots {', '.join(twice[:3])} are given by the artifact and by the feeds; give them once")

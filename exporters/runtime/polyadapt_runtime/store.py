@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,20 @@ class ArtifactStore:
             raise ArtifactError(f"no artifact {name!r} in this bundle{nearest(name, found)}")
         return found[name]
 
+    def slots(self, artifact: str | Sequence[str | None] | None, scale: float) -> dict[str, Any]:
+        """What a call feeds besides its inputs: the artifact's OrtValues, nothing for the base.
+
+        Raises:
+            ArtifactError: unknown, does not fit, cannot be scaled, or more than one.
+        """
+        if isinstance(artifact, str):
+            return self.values(artifact, scale)
+        if artifact is not None:
+            raise ArtifactError(f"this bundle is {self._manifest.form} and takes one artifact for a call, found a list; export it with form='bank' for one a row")
+        if scale != 1.0:
+            raise ArtifactError(f"scale={scale} without an artifact; name the artifact whose effect is meant")
+        return {}
+
     def values(self, name: str, scale: float) -> dict[str, Any]:
         """The artifact as OrtValues by slot name.
 
@@ -70,7 +85,8 @@ class ArtifactStore:
             return self._held[name].tensors
         entry = self._manifest.artifacts[name]
         if not entry.file:
-            raise ArtifactError(f"artifact {name!r} is merged into this bundle's graph: call it without an artifact, or export it with form 'slots'")
+            inside = "stands in this bank's graph" if self._manifest.form == "bank" else "is merged into this bundle's graph: call it without an artifact"
+            raise ArtifactError(f"artifact {name!r} {inside}; for its tensors export it with form 'slots'")
         found, _ = read_safetensors(self._root / entry.file, self._manifest.files[entry.file][0] if self._verify else None)
         return self._fitting(found, info.slots, entry.base_id, f"artifact {name!r}")
 

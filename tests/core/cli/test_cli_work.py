@@ -105,6 +105,20 @@ def test_verify_finds_an_altered_file(folder: Path, tmp_path: Path, capsys: pyte
     assert not report["ok"] and "slots.safetensors" in report["error"]
 
 
+def test_a_bank_is_exported_and_verified(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its answer for a named artifact is that of the bundle with slots; an altered graph is found."""
+    out = tmp_path / "bank.bundle"
+    found = answered(capsys, "export", MODEL, "--artifact", f"first={folder / 'lora'}", "--form", "bank", "--out", str(out))
+    assert found["form"] == "bank" and found["artifacts"] == ["first"]
+    proof = answered(capsys, "verify", str(out))
+    assert proof["ok"] and {row["artifact"] for row in proof["selftest"]} == {None}
+    answers = [answered(capsys, "infer", str(bundle), str(folder / "one.npy"), "--artifact", "first")[0]["answer"]["action"] for bundle in (out, folder / "policy.bundle")]
+    np.testing.assert_allclose(answers[0], answers[1], rtol=0, atol=1e-5)
+    graph = out / "onnx" / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"x")
+    assert main(["verify", str(out), "--json"]) == 1
+
+
 def test_an_artifact_of_another_base_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", MODEL, "-m", "seed=1", "--artifact", str(folder / "lora"), "--out", str(folder / "other.bundle")]) == 1
     assert "was made for base" in capsys.readouterr().err

@@ -93,6 +93,16 @@ def test_a_run_leaves_artifacts_bundle_and_report(finished: Path, capsys: pytest
     assert all(list(case) == ["case", "artifact", "output", "error", "tolerance", "ok"] for case in proof["selftest"])
 
 
+def test_a_recipe_may_ask_for_a_bank_of_its_arms(recipe_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = recipe_path.read_text().replace('form = "slots"', 'form = "bank"').replace("epochs = 12", "epochs = 2")
+    (tmp_path / "bank.toml").write_text(text)
+    assert main(["run", str(tmp_path / "bank.toml"), "--out", str(tmp_path / "run"), "--json"]) == 0
+    found = report(tmp_path / "run")
+    assert found["bundle"]["form"] == "bank" and found["bundle"]["parity"]["ok"] and found["bundle"]["latency_ms"] > 0
+    manifest = json.loads((tmp_path / "run" / "bundle" / "manifest.json").read_text())
+    assert {name: entry["artifact_id"] for name, entry in manifest["artifacts"].items()} == {"lora": 1, "scales": 2}
+
+
 def test_checkpoints_of_finished_arms_are_removed(finished: Path) -> None:
     assert sorted(path.name for path in (finished / "work" / "lora").iterdir()) == ["events.jsonl", "result.json"]
 

@@ -1,4 +1,4 @@
-"""Every family's graph: all methods' slots in one bundle and a baked one, both through the blocking gate.
+"""Every family's graph: all methods' slots in one bundle, a baked one and a bank, all through the blocking gate.
 
 The usual task of a family is exported in the default run, its other tasks by `make matrix` and `pytest -m slow`.
 """
@@ -12,10 +12,11 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
+from polyadapt.errors import UserError
 from polyadapt.host import Host
 from polyadapt.methods.base import Method, load_method
 from polyadapt.testing.conformance import applies, has_form, tasks_of, tiny_model
-from polyadapt.testing.exporting import check_export, check_merged, merged_representatives
+from polyadapt.testing.exporting import check_bank, check_export, check_merged, merged_representatives
 from polyadapt_runtime import Bundle
 
 REGISTRY = Host().registry
@@ -62,6 +63,32 @@ def test_a_folding_and_a_staying_method_baked_into_one_graph(family: str, task: 
     for graph in manifest["graphs"].values():
         session = onnxruntime.InferenceSession(made.directory / graph["file"], providers=["CPUExecutionProvider"])
         assert not session.get_overridable_initializers()
+    assert Bundle(made.directory).selftest().ok
+    gc.collect()
+
+
+# One method for each kind of edit that a bank takes: lowrank, keys with bottleneck, scale and shift, class heads.
+IN_A_BANK = ("lora", "mam", "norm-tuning", "linear-probe")
+NO_BANK = {"clip": r"cannot hold text\..*: its module does not run on the rows", "vits": "the length of output 'waveform' depends on the artifact"}
+QUICK_BANKS = ("mlp-policy", "vit", "clip", "vits")
+
+
+@pytest.mark.parametrize("family", [pytest.param(family, marks=[] if family in QUICK_BANKS else [pytest.mark.slow]) for family in FAMILIES])
+def test_a_bank_of_several_methods(family: str, tmp_path: Path) -> None:
+    model = tiny_model(FAMILIES[family])
+    methods = [method for method in all_methods() if method.card.id in IN_A_BANK]
+    if family in NO_BANK:
+        with pytest.raises(UserError, match=NO_BANK[family]):
+            check_bank(methods, model, tmp_path)
+        assert not list(tmp_path.iterdir())
+        return
+    made = check_bank(methods, model, tmp_path)
+    manifest = json.loads((made.directory / "manifest.json").read_text())
+    expected = [method.card.id for method in methods if not applies(method, model)]
+    assert {name: entry["artifact_id"] for name, entry in manifest["artifacts"].items()} == {name: number for number, name in enumerate(expected, 1)}
+    rows = made.report["effects"]
+    assert {row["slot"] for row in rows if row["check"] == "slot"} == set(manifest["slots"])
+    assert all({row["artifact"] for row in rows if row["check"] == check} == {None, *expected} for check in ("swap", "rows", "places"))
     assert Bundle(made.directory).selftest().ok
     gc.collect()
 

@@ -179,7 +179,7 @@ def test_what_dynamo_cannot_trace_goes_through_the_legacy_exporter_and_the_same_
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"form": "bank"}, "unknown form 'bank'; bundles come as slots or merged"),
+        ({"form": "banks"}, "unknown form 'banks'; bundles come as slots or merged or bank"),
         ({"form": "merged", "artifacts": ()}, "bakes in exactly one artifact, 0 were given"),
         ({"form": "merged", "artifacts": ("lora", "ia3")}, "bakes in exactly one artifact, 2 were given; use form 'slots'"),
         ({"artifacts": ("full",)}, "and patch has no slots; export it with form='merged'"),

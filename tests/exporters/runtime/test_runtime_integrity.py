@@ -126,7 +126,7 @@ def test_only_listed_files_are_used(bundle_copy: Path) -> None:
 BROKEN: dict[str, Callable[[dict[str, Any]], Any]] = {
     "format 2, this version reads format 1": lambda t: t.update(format=2),
     "format None": lambda t: t.pop("format"),
-    "form 'bank'": lambda t: t.update(form="bank"),
+    "form 'banks'": lambda t: t.update(form="banks"),
     "name must be str, found int": lambda t: t.update(name=3),
     "base_id must be str, found nothing": lambda t: t.pop("base_id"),
     "has no 'model'": lambda t: t["graphs"].pop("model"),

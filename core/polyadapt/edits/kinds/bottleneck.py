@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
-from polyadapt.edits.kinds.kind import Kind, Tensors, normal
+from polyadapt.edits.kinds.kind import Kind, Tensors, along, normal, product
 from polyadapt.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ class Bottleneck(Kind):
         u = x if side == "parallel" else h  # (…, d)
         if norm:
             u = F.layer_norm(u, u.shape[-1:], eps=NORM_EPSILON)
-        inner = ACTIVATIONS[activation](u @ edit.tensors["down"] + edit.tensors["down_bias"])  # (…, r)
-        return h + inner @ edit.tensors["up"] + edit.tensors["up_bias"]  # (…, out)
+        inner = ACTIVATIONS[activation](product(u, edit.tensors["down"]) + along(edit.tensors["down_bias"], u, -1))  # (…, r)
+        return h + product(inner, edit.tensors["up"]) + along(edit.tensors["up_bias"], h, -1)  # (…, out)
 
     def scaled(self, tensors: Tensors, variant: str, weight: float) -> dict[str, torch.Tensor]:
         return {**tensors, "up": tensors["up"] * weight, "up_bias": tensors["up_bias"] * weight}
@@ -63,6 +63,9 @@ class Bottleneck(Kind):
             raise self.no("be mixed when sequential: the second would read what the first has changed")
         joined = {name: torch.cat([left[name], right[name]], dim=dim) for name, dim in (("down", 1), ("down_bias", 0), ("up", 0))}
         return {**joined, "up_bias": left["up_bias"] + right["up_bias"]}
+
+    def length(self, tensors: Tensors) -> int:
+        return tensors["down_bias"].shape[0]
 
     def pad(self, tensors: Tensors, variant: str, size: int) -> dict[str, torch.Tensor]:
         missing = size - tensors["down_bias"].shape[0]

@@ -19,6 +19,7 @@ class Cross(Kind):
     name = "cross"
     port = "attention"
     order = 1
+    no_rows = "its context tokens are one input of the graph, of the width that one artifact takes"
 
     def shapes(self, port: Any, variant: str = "") -> dict[str, tuple[int | str, ...]]:
         width = port.heads * port.head_size

@@ -1,10 +1,12 @@
 """`keys`: P learned keys and values in front of the real ones at an attention call; k, v [heads, P, size].
 
-The identity is P = 0. Padding with zero rows is refused: a zero key still takes softmax mass.
+The identity is P = 0. Padding with zero rows is refused: a zero key still takes softmax mass. Stacked for a bank, a third
+tensor `length` [artifacts] says how many keys are real, and the mask hides the others.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,19 +34,35 @@ class Keys(Kind):
 
     def before(self, tensors: Tensors, call: AttentionCall) -> AttentionCall:
         """The attention call with the prefix in it."""
-        heads = call.key.shape[1]
-        k, v = (self._heads(tensors[name], heads).to(call.key.dtype) for name in ("k", "v"))  # (heads, P, size)
-        batch = call.key.shape[0]
+        batch, heads = call.key.shape[:2]
+        k, v = (self._heads(tensors[name], heads).to(call.key.dtype) for name in ("k", "v"))  # (heads, P, size), or with the batch in front
         key = torch.cat([k.expand(batch, -1, -1, -1), call.key], dim=2)  # (batch, heads, P + keys, size)
         value = torch.cat([v.expand(batch, -1, -1, -1), call.value], dim=2)
-        return replace(call, key=key, value=value, mask=self._mask(call, k.shape[1]), is_causal=False)
+        mask = self._mask(call, k.shape[-2])
+        if "length" in tensors:
+            mask = self._row_mask(call, mask, tensors["length"], k.shape[-2])
+        return replace(call, key=key, value=value, mask=mask, is_causal=False)
+
+    def stacked(self, sets: Sequence[Tensors], variant: str) -> dict[str, torch.Tensor]:
+        lengths = [tensors["k"].shape[1] for tensors in sets]
+        padded = {name: torch.stack([F.pad(tensors[name], (0, 0, 0, max(lengths) - tensors[name].shape[1])) for tensors in sets]) for name in ("k", "v")}
+        return {**padded, "length": torch.tensor(lengths)}
 
     def mix(self, left: Tensors, right: Tensors, variant: str) -> dict[str, torch.Tensor]:
         """Both prefixes side by side. This is not the sum of two effects: they share one softmax."""
         return {name: torch.cat([left[name], right[name]], dim=1) for name in ("k", "v")}
 
     def _heads(self, prefix: torch.Tensor, heads: int) -> torch.Tensor:
-        return prefix if prefix.shape[0] == heads else prefix.repeat_interleave(heads // prefix.shape[0], dim=0)
+        return prefix if prefix.shape[-3] == heads else prefix.repeat_interleave(heads // prefix.shape[-3], dim=-3)
+
+    def _row_mask(self, call: AttentionCall, mask: torch.Tensor | None, length: torch.Tensor, longest: int) -> torch.Tensor:
+        """The mask with the padding of each row's prefix hidden; `length` [batch]."""
+        keys = call.key.shape[2]
+        shown = torch.arange(longest, device=length.device) < length[:, None]  # (batch, P)
+        shown = F.pad(shown, (0, keys), value=True)[:, None, None]  # (batch, 1, 1, P + keys)
+        if mask is None:
+            return shown
+        return mask & shown if mask.dtype == torch.bool else torch.where(shown, mask, float("-inf"))  # (batch, 1, queries, P + keys)
 
     def _mask(self, call: AttentionCall, length: int) -> torch.Tensor | None:
         if call.mask is not None:

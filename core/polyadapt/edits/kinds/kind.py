@@ -1,8 +1,12 @@
-"""What every kind of edit offers: pure functions on its tensors, and nothing else."""
+"""What every kind of edit offers: pure functions on its tensors, and nothing else.
+
+Tensors of an edit serve the whole batch. In a bank every row of the batch has tensors of its own: the same ones with the
+batch as an axis in front, and the same functions take them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,13 +37,20 @@ class AttentionCall:
 
 
 class Kind:
-    """Base of the kinds: defaults that say no. `port` is the sort of port, `order` the place in a row of edits at one port."""
+    """Base of the kinds: defaults that say no.
+
+    Attributes:
+        port: sort of port.
+        order: place in a row of edits at one port.
+        no_rows: why rows of a batch cannot have edits of their own; empty where they can.
+    """
 
     name = ""
     port = "op"
     order = 0
     has_slots = True
     folds = False
+    no_rows = ""
     variants: tuple[str, ...] = ("",)
 
     def shapes(self, port: Any, variant: str = "") -> dict[str, tuple[int | str, ...]]:
@@ -66,6 +77,22 @@ class Kind:
         """The same effect with its free axis brought to `size`."""
         raise self.no("be padded")
 
+    def length(self, tensors: Tensors) -> int:
+        """Size of the free axis; 0 where there is none."""
+        return 0
+
+    def stacked(self, sets: Sequence[Tensors], variant: str) -> dict[str, torch.Tensor]:
+        """Edits of several artifacts as one, [artifacts, …], padded to the longest. Indexed by row, it is an edit for each row.
+
+        Raises:
+            UserError: rows of a batch cannot have edits of this kind of their own; it says why.
+        """
+        if self.no_rows:
+            raise self.no(f"differ from row to row of a batch: {self.no_rows}")
+        size = max(self.length(tensors) for tensors in sets)
+        padded = [self.pad(tensors, variant, size) for tensors in sets]
+        return {name: torch.stack([tensors[name] for tensors in padded]) for name in padded[0]}
+
     def widened(self, tensors: Tensors, variant: str, start: int, size: int) -> dict[str, torch.Tensor]:
         """The edit of a whole op with `size` outputs that does to its rows from `start` on what this one does, and nothing to the others."""
         raise self.no("be widened to a fused op")
@@ -85,7 +112,19 @@ def normal(shape: tuple[int, ...], scale: float, generator: torch.Generator) -> 
 
 
 def along(vector: torch.Tensor, h: torch.Tensor, dim: int) -> torch.Tensor:
-    """A vector shaped so that it broadcasts over dimension `dim` of h."""
-    if dim == -1 or dim == h.dim() - 1:
-        return vector
-    return vector.reshape(-1, *([1] * (h.dim() - 1 - dim)))  # (C, 1, …)
+    """A vector [C], or one for each row [batch, C], shaped so that it broadcasts over dimension `dim` of h."""
+    is_last = dim == -1 or dim == h.dim() - 1
+    if vector.dim() == 2:
+        others = [None] * (h.dim() - 2)
+        return vector[:, *others] if is_last else vector[(..., *others)]  # (batch, 1…, C) or (batch, C, 1…)
+    return vector if is_last else vector.reshape(-1, *([1] * (h.dim() - 1 - dim)))  # (C, 1, …)
+
+
+def product(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """x [batch, …, in] times a factor [in, out], or times one for each row [batch, in, out]."""
+    if factor.dim() == 2 or x.dim() == 3:
+        return x @ factor
+    if x.dim() == 2:
+        return (x.unsqueeze(1) @ factor).squeeze(1)
+    # One product a row: broadcast over more axes it would be one for each of their positions.
+    return (x.flatten(1, -2) @ factor).reshape(*x.shape[:-1], factor.shape[-1])

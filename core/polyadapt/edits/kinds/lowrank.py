@@ -7,12 +7,13 @@ Embedding:    in = vocabulary.                h + a[ids] @ b
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
 
-from polyadapt.edits.kinds.kind import Kind, Tensors, normal
+from polyadapt.edits.kinds.kind import Kind, Tensors, normal, product
 
 if TYPE_CHECKING:
     from polyadapt.edits.edit import Edit
@@ -38,9 +39,11 @@ class LowRank(Kind):
     def apply(self, edit: Edit, x: torch.Tensor, h: torch.Tensor, port: Any) -> torch.Tensor:
         a, b = edit.tensors["a"], edit.tensors["b"]
         if port.kind == "linear":
-            return h + (x @ a) @ b  # (…, in) -> (…, r) -> (…, out)
+            return h + product(product(x, a), b)  # (…, in) -> (…, r) -> (…, out)
         if port.kind == "embedding":
-            return h + F.embedding(x, a) @ b
+            return h + product(looked_up(x, a), b)
+        if a.dim() == 3:
+            return h + convolve_rows(port.module, x, a, b)
         # torch runs no convolution without channels (onnxruntime does), so rank 0 ends here.
         return h + convolve(port.module, x, a, b) if a.shape[1] else h
 
@@ -48,14 +51,17 @@ class LowRank(Kind):
         return {"a": tensors["a"], "b": tensors["b"] * weight}
 
     def mix(self, left: Tensors, right: Tensors, variant: str) -> dict[str, torch.Tensor]:
-        return {"a": torch.cat([left["a"], right["a"]], dim=1), "b": torch.cat([left["b"], right["b"]], dim=0)}
+        return {"a": torch.cat([left["a"], right["a"]], dim=-1), "b": torch.cat([left["b"], right["b"]], dim=-2)}
+
+    def length(self, tensors: Tensors) -> int:
+        return tensors["a"].shape[1]
 
     def pad(self, tensors: Tensors, variant: str, size: int) -> dict[str, torch.Tensor]:
         missing = size - tensors["a"].shape[1]
         return {"a": F.pad(tensors["a"], (0, missing)), "b": F.pad(tensors["b"], (0, 0, 0, missing))}
 
     def widened(self, tensors: Tensors, variant: str, start: int, size: int) -> dict[str, torch.Tensor]:
-        return {"a": tensors["a"], "b": F.pad(tensors["b"], (start, size - start - tensors["b"].shape[1]))}  # (r, size)
+        return {"a": tensors["a"], "b": F.pad(tensors["b"], (start, size - start - tensors["b"].shape[-1]))}  # (…, r, size)
 
     def fold(self, tensors: Tensors, variant: str, weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
         delta = (tensors["a"].to(weight.dtype) @ tensors["b"].to(weight.dtype)).T  # (out, in)
@@ -79,6 +85,34 @@ def convolve(module: Any, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> 
     up = b.T[(..., *[None] * len(kernel))]  # (out, r, 1…)
     result: torch.Tensor = function(function(x, down, None, module.stride, padding, module.dilation), up)
     return result
+
+
+def looked_up(ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """Entries of a table [vocabulary, r], or of one for each row [batch, vocabulary, r], for ids [batch, …]."""
+    if table.dim() == 2:
+        return F.embedding(ids, table)
+    rows = torch.arange(table.shape[0], device=ids.device)[:, *[None] * (ids.dim() - 1)]  # (batch, 1…)
+    return F.embedding(ids + rows * table.shape[1], table.flatten(0, 1))
+
+
+def convolve_rows(module: Any, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """The low-rank convolution with factors for each row: a [batch, in, r], b [batch, r, out].
+
+    A convolution has one kernel for the whole batch, so the patches that it sees are laid out (by one-hot kernels) and
+    multiplied row by row.
+    """
+    function: Any = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[len(module.kernel_size)]
+    x, padding = padded(module, x)
+    kernel, groups = tuple(module.kernel_size), module.groups
+    taps = math.prod(kernel)
+    if taps > 1 or max(module.stride) > 1:
+        one_hot = torch.eye(taps, dtype=x.dtype, device=x.device).reshape(taps, 1, *kernel).repeat(module.in_channels, *[1] * (len(kernel) + 1))
+        x = function(x, one_hot, None, module.stride, padding, module.dilation, module.in_channels)  # (batch, channels * taps, places…)
+    places = x.shape[2:]
+    patches = x.reshape(x.shape[0], groups, a.shape[1], -1).transpose(2, 3)  # (batch, groups, places, in)
+    up = b.reshape(*b.shape[:2], groups, b.shape[2] // groups).transpose(1, 2)  # (batch, groups, r, out / groups)
+    changed = patches @ a.unsqueeze(1) @ up  # (batch, groups, places, out / groups)
+    return changed.transpose(2, 3).reshape(x.shape[0], b.shape[2], *places)  # (batch, out, places…)
 
 
 def padded(module: Any, x: torch.Tensor) -> tuple[torch.Tensor, Any]:

@@ -25,6 +25,7 @@ class Module(Kind):
     name = "module"
     port = "span"
     order = 4
+    no_rows = "its operations take one weight for the whole batch"
 
     def apply(self, edit: Edit, x: torch.Tensor, h: torch.Tensor, port: Any) -> torch.Tensor:
         structure = structure_of(edit)

@@ -19,6 +19,7 @@ class Patch(Kind):
     name = "patch"
     has_slots = False
     folds = True
+    no_rows = "it changes the op's own weights, which the whole batch shares"
 
     def example(self, port: Any, variant: str, size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         parameters = {name: value for name in ("weight", "bias") if (value := getattr(port.module, name, None)) is not None}

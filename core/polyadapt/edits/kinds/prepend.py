@@ -17,6 +17,7 @@ class Prepend(Kind):
 
     name = "prepend"
     port = "stream"
+    no_rows = "rows of other lengths, the base's 0 among them, need masks and positions of their own in every block"
 
     def shapes(self, port: Any, variant: str = "") -> dict[str, tuple[int | str, ...]]:
         return {"tokens": ("p", port.width)}

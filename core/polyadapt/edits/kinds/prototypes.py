@@ -36,9 +36,14 @@ class Prototypes(Kind):
         return {"weight": columns, "bias": normal((size,), 0.1, generator), "cosine": torch.ones(1)}
 
     def apply(self, edit: Edit, x: torch.Tensor, h: torch.Tensor, port: Any) -> torch.Tensor:
-        return score(x, edit.tensors["weight"], edit.tensors["bias"], edit.tensors["cosine"])
+        weight, bias, cosine = (edit.tensors[name] for name in ("weight", "bias", "cosine"))
+        if weight.dim() == 2:
+            return score(x, weight, bias, cosine)
+        return score(x.unsqueeze(1), weight, bias.unsqueeze(1), cosine.unsqueeze(1)).squeeze(1)  # a head for each row
+
+    def length(self, tensors: Tensors) -> int:
+        return tensors["bias"].shape[0]
 
     def pad(self, tensors: Tensors, variant: str, size: int) -> dict[str, torch.Tensor]:
         missing = size - tensors["bias"].shape[0]
-        low = torch.finfo(tensors["bias"].dtype).min
-        return {"weight": F.pad(tensors["weight"], (0, missing)), "bias": F.pad(tensors["bias"], (0, missing), value=low), "cosine": tensors["cosine"]}
+        return {"weight": F.pad(tensors["weight"], (0, missing)), "bias": F.pad(tensors["bias"], (0, missing), value=float("-inf")), "cosine": tensors["cosine"]}

@@ -47,7 +47,7 @@ class Scale(Kind):
         return dict(tensors)
 
     def widened(self, tensors: Tensors, variant: str, start: int, size: int) -> dict[str, torch.Tensor]:
-        return {"g": F.pad(tensors["g"], (start, size - start - tensors["g"].shape[0]), value=1.0)}  # (size,)
+        return {"g": F.pad(tensors["g"], (start, size - start - tensors["g"].shape[-1]), value=1.0)}  # (…, size)
 
     def fold(self, tensors: Tensors, variant: str, weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
         g = tensors["g"].to(weight.dtype)

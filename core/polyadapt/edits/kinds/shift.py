@@ -42,7 +42,7 @@ class Shift(Kind):
         return dict(tensors)
 
     def widened(self, tensors: Tensors, variant: str, start: int, size: int) -> dict[str, torch.Tensor]:
-        return {"b": F.pad(tensors["b"], (start, size - start - tensors["b"].shape[0]))}  # (size,)
+        return {"b": F.pad(tensors["b"], (start, size - start - tensors["b"].shape[-1]))}  # (…, size)
 
     def fold(self, tensors: Tensors, variant: str, weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
         return weight, bias + tensors["b"].to(bias.dtype)

@@ -28,6 +28,7 @@ CARD = MethodCard(
     implementation="polyadapt.methods.bitfit.method:BitFit",
     paper=Paper("BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked Language-models", "2106.10199", 2022),
     ports=("op",),
+    exports=("slots", "merged", "bank"),
     folds=True,
     learning_rate=1e-3,
     notes="Trains the difference to each bias, so weight decay pulls towards the pretrained bias.",

@@ -41,5 +41,6 @@ CARD = MethodCard(
     implementation="polyadapt.methods.bottleneck.method:BottleneckAdapter",
     paper=Paper("Parameter-Efficient Transfer Learning for NLP", "1902.00751", 2019),
     ports=("span",),
+    exports=("slots", "merged", "bank"),
     learning_rate=1e-3,
 )

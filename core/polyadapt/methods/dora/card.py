@@ -26,6 +26,7 @@ CARD = MethodCard(
     implementation="polyadapt.methods.dora.method:Dora",
     paper=Paper("DoRA: Weight-Decomposed Low-Rank Adaptation", "2402.09353", 2024),
     ports=("op",),
+    exports=("slots", "merged", "bank"),
     folds=True,
     learning_rate=1e-3,
 )

@@ -33,6 +33,7 @@ CARD = MethodCard(
     implementation="polyadapt.methods.hydra.method:Hydra",
     paper=Paper("Hydra: Multi-head Low-rank Adaptation for Parameter Efficient Fine-tuning", "2309.06922", 2023),
     ports=("op",),
+    exports=("slots", "merged", "bank"),
     folds=True,
     learning_rate=1e-3,
 )

@@ -28,6 +28,7 @@ CARD = MethodCard(
     implementation="polyadapt.methods.ia3.method:Ia3",
     paper=Paper("Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning", "2205.05638", 2022),
     ports=("op",),
+    exports=("slots", "merged", "bank"),
     folds=True,
     learning_rate=3e-3,
 )

@@ -13,6 +13,7 @@ CARD = MethodCard(
     options=AdapterOptions,
     implementation="polyadapt.methods.linear_probe.method:LinearProbe",
     ports=("head",),
+    exports=("slots", "merged", "bank"),
     folds=True,
     learning_rate=1e-2,
 )

@@ -34,7 +34,7 @@ CARD = MethodCard(
     implementation="polyadapt.methods.lora.method:Lora",
     paper=Paper("LoRA: Low-Rank Adaptation of Large Language Models", "2106.09685", 2021),
     ports=("op",),
-    exports=("slots", "merged"),
+    exports=("slots", "merged", "bank"),
     folds=True,
     learning_rate=1e-3,
 )

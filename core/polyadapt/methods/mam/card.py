@@ -28,6 +28,7 @@ CARD = MethodCard(
     implementation="polyadapt.methods.mam.method:Mam",
     paper=Paper("Towards a Unified View of Parameter-Efficient Transfer Learning", "2110.04366", 2022),
     ports=("attention", "span"),
+    exports=("slots", "merged", "bank"),
     learning_rate=1e-3,
     identity_at_start="its prefix takes softmax mass from the real keys from the first step on",
 )

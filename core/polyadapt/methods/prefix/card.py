@@ -31,6 +31,7 @@ CARD = MethodCard(
     implementation="polyadapt.methods.prefix.method:Prefix",
     paper=Paper("Prefix-Tuning: Optimizing Continuous Prompts for Generation", "2101.00190", 2021),
     ports=("attention",),
+    exports=("slots", "merged", "bank"),
     learning_rate=1e-2,
     identity_at_start="a prefix takes softmax mass from the real keys from the first step on",
 )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from polyadapt.artifact import Artifact
-from polyadapt.edits import Edit, Lowered, attachments_of, slots_of
+from polyadapt.edits import Edit, Form, Lowered, attachments_of, slots_of
 from polyadapt.errors import UserError
 from polyadapt.model import Model
 from polyadapt_onnx.gate import Case, GateReport, expected_outputs, numpy_of
@@ -47,23 +47,28 @@ class Job:
 
 @dataclass(frozen=True)
 class Made:
-    """What a form made besides the graphs themselves."""
+    """What a form made besides the graphs themselves. `views` are the graphs where a form gives them other inputs than the job's."""
 
     groups: Sequence[SlotGroup]
     cases: Sequence[Case]
     report: GateReport
+    views: Sequence[View] = ()
 
 
 @contextlib.contextmanager
 def attached(model: Model, edits: Sequence[Edit]) -> Iterator[None]:
     """Edits on the model within a block, under the name that traced parameters carry."""
-    if not edits:
+    with with_form(model, Lowered(edits).eval()) if edits else contextlib.nullcontext():
         yield
-        return
+
+
+@contextlib.contextmanager
+def with_form(model: Model, form: Form) -> Iterator[None]:
+    """A form on the model within a block, under that name."""
     attachments = attachments_of(model.module, model.ports, model.backbone)
     if attachments.names:
         raise UserError(f"detach {', '.join(attachments.names)} before exporting: artifacts are given by name, not left on the model")
-    attachments.add(SLOT_FORM, Lowered(edits).eval())
+    attachments.add(SLOT_FORM, form)
     try:
         yield
     finally:

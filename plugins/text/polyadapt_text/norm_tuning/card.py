@@ -28,6 +28,7 @@ CARD = MethodCard(
     implementation="polyadapt_text.norm_tuning.method:NormTuning",
     paper=Paper("Tuning LayerNorm in Attention: Towards Efficient Multi-Modal LLM Finetuning", "2312.11420", 2023),
     ports=("op",),
+    exports=("slots", "merged", "bank"),
     folds=True,
     learning_rate=1e-3,
     notes="Trains the difference to each weight and bias. A weight of a norm that is exactly 0 stays 0.",

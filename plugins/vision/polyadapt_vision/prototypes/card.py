@@ -35,6 +35,7 @@ CARD = MethodCard(
     implementation="polyadapt_vision.prototypes.method:Prototypes",
     paper=Paper("Prototypical Networks for Few-shot Learning", "1703.05175", 2017),
     ports=("head",),
+    exports=("slots", "merged", "bank"),
     folds=True,
     notes="Computed in one pass without gradients. An exported bundle learns further classes by bundle.learn.",
 )

@@ -14,11 +14,15 @@ import numpy as np
 import onnx
 import torch
 
+from polyadapt.edits import kind_of
 from polyadapt.tensors import save_tensors
 from polyadapt_onnx.gate import Case, GateReport, Graph, numpy_of
 from polyadapt_onnx.slots import SlotGroup
 
 SUFFIX = "_slots"
+# Their identity has rank 0, which onnxruntime's build for the web cannot do in a convolution: what should be zero is
+# whatever lies in memory. One row of zeros does the same, exactly.
+RANKED = ("lowrank", "bottleneck")
 
 
 def required_file(graph: Path) -> Path:
@@ -32,8 +36,12 @@ def defaults_file(graph: Path) -> Path:
 
 
 def defaults_of(groups: Iterable[SlotGroup]) -> dict[str, torch.Tensor]:
-    """The identity by slot name."""
-    return {name: group.default[tensor] for group in groups for tensor, name in group.names().items()}
+    """The identity by slot name; rank 1 with zeros where the graph's own default has rank 0."""
+    made = {}
+    for group in groups:
+        tensors = kind_of(group.kind).pad(group.default, group.variant, 1) if group.kind in RANKED else group.default
+        made |= {name: tensors[tensor] for tensor, name in group.names().items()}
+    return made
 
 
 def write_required(graph: Path, defaults: Mapping[str, torch.Tensor]) -> Path:
@@ -41,7 +49,7 @@ def write_required(graph: Path, defaults: Mapping[str, torch.Tensor]) -> Path:
 
     Args:
         graph: an ONNX file in which every slot is an input with an initializer of the same name.
-        defaults: those initializers.
+        defaults: what those initializers stand for.
 
     Returns:
         The new ONNX file. It names the weights file of `graph`, and is moved together with it.

@@ -21,7 +21,7 @@ const TYPES = {
   BOOL: ["bool", Uint8Array],
 };
 
-/** Reads files below a URL. `read(path)` gives the bytes. */
+/** Reads files below a URL, which ends with a slash: a function from a path to its bytes. */
 export function below(url) {
   return async (path) => {
     const response = await fetch(new URL(path, new URL(url, globalThis.location?.href)));

@@ -37,7 +37,7 @@ def defaults_file(graph: Path) -> Path:
 
 def defaults_of(groups: Iterable[SlotGroup]) -> dict[str, torch.Tensor]:
     """The identity by slot name; rank 1 with zeros where the graph's own default has rank 0."""
-    made = {}
+    made: dict[str, torch.Tensor] = {}
     for group in groups:
         tensors = kind_of(group.kind).pad(group.default, group.variant, 1) if group.kind in RANKED else group.default
         made |= {name: tensors[tensor] for tensor, name in group.names().items()}

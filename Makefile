@@ -17,11 +17,11 @@ export OMP_NUM_THREADS ?= 1
 export PYTHON VENV ENGINE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo test test-all lint format types imports docs docs-update check-wheels matrix bench freeze clean
+.PHONY: help setup weights web demo test test-all lint format types imports docs docs-update check-wheels matrix bench freeze clean
 
 help:
 	@sed -n 's/^#   make /make /p' Makefile
-	@echo "also: setup weights test-all lint format types imports docs docs-update check-wheels matrix bench freeze clean"
+	@echo "also: setup weights web test-all lint format types imports docs docs-update check-wheels matrix bench freeze clean"
 
 setup:
 	@tools/setup.sh
@@ -29,6 +29,10 @@ setup:
 # Weights that the demo and the tests use, into the user's cache; nothing is fetched twice.
 weights: setup
 	@$(BIN)/polyadapt fetch polyadapt:efficientnet-lite0
+
+# onnxruntime for the examples in JavaScript and their tests; needs node 20 or newer.
+web:
+	@for folder in web node; do echo "== examples/$$folder"; (cd "examples/$$folder" && npm ci) || exit 1; done
 
 demo: weights
 	@rm -rf runs/quickstart

@@ -18,7 +18,7 @@ from polyadapt.recipe import parse_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACES = ("*.md", "docs/**/*.md", "examples/**/*.md", "plugins/*/README.md", "exporters/runtime/README.md")
-PAGES = sorted(path for pattern in PLACES for path in ROOT.glob(pattern))
+PAGES = sorted(path for pattern in PLACES for path in ROOT.glob(pattern) if "node_modules" not in path.parts)
 
 
 def name_of(path: Path) -> str:

@@ -22,7 +22,7 @@ LONGEST_FILE, LONGEST_CLASS, LONGEST_FUNCTION = 600, 200, 60
 
 
 def python_files(*folders: str) -> list[Path]:
-    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py") if "node_modules" not in path.parts)
 
 
 def relative(path: Path) -> str:
@@ -126,11 +126,11 @@ def test_library_code_never_seeds_globally() -> None:
 def test_no_file_names_a_machine_or_leaves_work_for_later() -> None:
     machine = re.compile(r"(?<![\w.\-/*])/(?:root|work|Users|home(?!/jane))/[\w.]")
     later = re.compile(r"\b(?:TODO|FIXME|XXX)\b")
-    suffixes = {".py", ".md", ".toml", ".yml", ".txt", ".sh", ".json", ".html", ".js"}
+    suffixes = {".py", ".md", ".toml", ".yml", ".txt", ".sh", ".json", ".html", ".js", ".mjs", ".css"}
     found = []
     for folder in (*SOURCES, "tests", "docs", "examples", "benchmarks"):
         for path in sorted((ROOT / folder).rglob("*")):
-            if path.suffix not in suffixes or path == Path(__file__).resolve() or "runs" in path.parts:
+            if path.suffix not in suffixes or path == Path(__file__).resolve() or {"runs", "node_modules"} & set(path.parts):
                 continue
             for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
                 if machine.search(line) or later.search(line):

@@ -24,6 +24,7 @@ from polyadapt.options import read_options
 from polyadapt_onnx.forms import FORMS, Job
 from polyadapt_onnx.manifest import write_bundle_files
 from polyadapt_onnx.options import ExportOptions
+from polyadapt_onnx.picture import write_picture_graph
 from polyadapt_onnx.views import views_of, writes
 
 
@@ -94,6 +95,7 @@ def _export(model: Model, artifacts: Mapping[str, Artifact], directory: Path, fo
     with replacing_directory(directory) as staging, torch.no_grad():
         job = Job(model, artifacts, views_of(model, recipe), staging, options)
         made = FORMS[form](job)
+        write_picture_graph(staging, model.processor.spec if model.processor is not None else None, made.report, options.seed)
         made.report.require()
         write_bundle_files(job, made, form, options.name or directory.name.removesuffix(".bundle"))
         size = sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())

@@ -18,6 +18,8 @@ from polyadapt.signature import TensorSpec
 from polyadapt.tensors import save_tensors
 from polyadapt_onnx.forms.job import Job, Made
 from polyadapt_onnx.gate import Case, GateReport
+from polyadapt_onnx.picture import describe_picture_graph, described_spec
+from polyadapt_onnx.required import describe_required
 from polyadapt_onnx.slots import describe
 from polyadapt_onnx.views import View, writes
 
@@ -31,6 +33,7 @@ def write_bundle_files(job: Job, made: Made, form: str, name: str) -> None:
     write_parity(staging, made.cases, report)
     described = {title: write_artifact(staging, title, artifact, form, number) for number, (title, artifact) in enumerate(artifacts.items(), 1)}
     assets = write_assets(staging, model)
+    spec = described_spec(model.processor.spec) if model.processor is not None else None
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "name": name,
@@ -39,10 +42,10 @@ def write_bundle_files(job: Job, made: Made, form: str, name: str) -> None:
         "reference": model.reference if not model.reference.startswith(("/", "hf:/", "timm:/")) else model.reference.rsplit("/", 1)[-1],
         "form": form,
         "task": {"kind": model.task.kind, "labels": list(_labels(model, artifacts, form)), "metric": model.task.metric, "details": dict(model.task.details)},
-        "graphs": {view.name: describe_graph(job.path(view), view, model) for view in made.views or job.views},
+        "graphs": {**{view.name: describe_graph(job.path(view), view, model) for view in made.views or job.views}, **describe_picture_graph(staging, spec)},
         "slots": describe(made.groups),
         "artifacts": described,
-        "preprocess": dict(model.processor.spec) if model.processor is not None else None,
+        "preprocess": spec,
         "postprocess": postprocess(model),
         "assets": assets,
         "licences": model.licences,
@@ -75,6 +78,7 @@ def describe_graph(path: Path, view: View, model: Model) -> dict[str, Any]:
     return {
         "file": view.file,
         "data": [f"{view.file}.data"] if path.with_name(f"{path.name}.data").is_file() else [],
+        **describe_required(path),
         "opset": head.opset_import[0].version,
         "ir": head.ir_version,
         "exporter": view.recipe.exporter,

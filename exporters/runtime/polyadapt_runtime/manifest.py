@@ -63,12 +63,22 @@ class Port:
 
 @dataclass(frozen=True)
 class Graph:
-    """One ONNX file of the bundle, with the files that hold its weights."""
+    """One ONNX file of the bundle, with the files that hold its weights.
+
+    `slots_file` is its form with required slots, over the same weights, and `slots_defaults` what those default to.
+    """
 
     file: str
     data: tuple[str, ...]
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    slots_file: str = ""
+    slots_defaults: str = ""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file of the bundle that belongs to this graph."""
+        return tuple(path for path in (self.file, *self.data, self.slots_file, self.slots_defaults) if path)
 
 
 @dataclass(frozen=True)
@@ -122,7 +132,8 @@ def read_manifest(root: Path, verify: bool = True) -> Manifest:
     manifest = parse_manifest(read_table(path), str(path))
     check_tree(root, manifest.files, verify)
     for graph in manifest.graphs.values():
-        check_external_data(root, graph.file, graph.data)
+        for file in filter(None, (graph.file, graph.slots_file)):
+            check_external_data(root, file, graph.data)
     return manifest
 
 
@@ -235,7 +246,10 @@ def _graph(table: object, where: str) -> Graph:
     if not isinstance(table, dict):
         raise ManifestError(f"{where} must be a table")
     inputs, outputs = (tuple(_port(entry, f"{where}.{key}") for entry in need(table, key, list, where)) for key in ("inputs", "outputs"))
-    return Graph(need(table, "file", str, where), strings(table, "data", where), inputs, outputs)
+    required = [need(table, key, str, where) if key in table else "" for key in ("slots_file", "slots_defaults")]
+    if bool(required[0]) != bool(required[1]):
+        raise ManifestError(f"{where}: slots_file and slots_defaults come together, one of them is missing; export it again")
+    return Graph(need(table, "file", str, where), strings(table, "data", where), inputs, outputs, *required)
 
 
 def _port(table: object, where: str) -> Port:
@@ -274,7 +288,7 @@ def _check_references(manifest: Manifest, where: str) -> None:
     """Every path that the manifest uses is a listed file; every slot of an artifact exists."""
     if "model" not in manifest.graphs and not {"encoder", "decoder"} <= set(manifest.graphs):
         raise ManifestError(f"{where}: graphs has no 'model', and not 'encoder' and 'decoder' together; it has: {', '.join(manifest.graphs) or 'none'}")
-    used = [path for graph in manifest.graphs.values() for path in (graph.file, *graph.data)]
+    used = [path for graph in manifest.graphs.values() for path in graph.files]
     used += [entry.file for entry in manifest.artifacts.values() if manifest.form == "slots"] + list(manifest.assets.values())
     for path in used:
         if str(safe_relative(path)) not in manifest.files:

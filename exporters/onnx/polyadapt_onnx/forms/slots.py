@@ -8,6 +8,7 @@ from polyadapt.edits import Edit, slots_of
 from polyadapt_onnx.forms.job import Job, Made, attached, cases_of
 from polyadapt_onnx.gate import Case, GateReport, Graph, check_artifact_effect, check_parity, check_slot_effects, check_swap
 from polyadapt_onnx.graph import SLOT_FORM, Traced, write_graph
+from polyadapt_onnx.required import check_required, defaults_of, write_required
 from polyadapt_onnx.slots import SlotGroup, example_edits, extra_groups, slot_groups
 from polyadapt_onnx.views import View
 
@@ -42,4 +43,7 @@ def _graph(job: Job, view: View, groups: Sequence[SlotGroup], report: GateReport
     for name in reaching:
         check_artifact_effect(graph, base, by_name[name][0], report)
     check_slot_effects(graph, by_name["random"], job.model.family.no_effect(job.model.backbone), report)
+    if defaults := defaults_of(groups):
+        required = write_required(job.path(view), defaults)
+        check_required(graph, required, defaults, [part[0] for part in by_name.values()], report)
     return cases

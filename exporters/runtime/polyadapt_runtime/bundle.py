@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from polyadapt_runtime.errors import ArtifactError, InputError
 from polyadapt_runtime.generate import TASKS, Sampling, Token, Writer
+from polyadapt_runtime.info import describe
 from polyadapt_runtime.learn import GROUP, check_learnable, with_class
 from polyadapt_runtime.manifest import read_manifest
 from polyadapt_runtime.postprocess import interpret
@@ -19,7 +19,7 @@ from polyadapt_runtime.runner import Runner, rows_of
 from polyadapt_runtime.selftest import SelfTest, selftest
 from polyadapt_runtime.session import Session
 from polyadapt_runtime.slots import ArtifactInfo
-from polyadapt_runtime.store import ArtifactStore
+from polyadapt_runtime.store import Artifact, ArtifactStore
 
 Array = np.ndarray
 BATCH_SIZE = 32
@@ -55,12 +55,12 @@ class Bundle:
             self.processor = Processor(self.manifest.preprocess, {name: self.path / asset for name, asset in self.manifest.assets.items()})
         self._writer = Writer(self._session, self.manifest, self.processor)
 
-    def __call__(self, raw: Any, artifact: str | None = None, scale: float = 1.0, *, top: int = 5, batch_size: int = BATCH_SIZE) -> Any:
+    def __call__(self, raw: Any, artifact: Artifact | None = None, scale: float = 1.0, *, top: int = 5, batch_size: int = BATCH_SIZE) -> Any:
         """Answer raw input.
 
         Args:
             raw: one raw input, a list of them, or a table of ready tensors with a batch axis.
-            artifact: a name of `artifacts()`; None is the base.
+            artifact: a name of `artifacts()`, or names with weights (`{"a": 0.7, "b": 0.3}`, see `mix`); None is the base.
             scale: how much of the artifact's effect.
             top: how many classes a `Prediction` names.
             batch_size: the most examples in one run of the graph.
@@ -81,20 +81,20 @@ class Bundle:
                 texts = [self.generate(prompt, artifact=artifact, scale=scale) for prompt in raws]
                 return texts[0] if single else texts
             rows = self._answer([self._processor()(item) for item in raws], artifact, scale, batch_size)
-        labels = self._labels(artifact)
+        labels = self._store.labels(artifact)
         answers = [interpret(row, self._postprocess, labels, top) for row in rows]
         if single:
             return answers[0]
         return np.stack(answers) if answers and self._postprocess.get("kind") == "features" else answers
 
-    def run(self, feeds: Mapping[str, Any], artifact: str | None = None, scale: float = 1.0) -> dict[str, Array]:
+    def run(self, feeds: Mapping[str, Any], artifact: Artifact | None = None, scale: float = 1.0) -> dict[str, Array]:
         """Tensors in, tensors out. `feeds` may hold slots too, whole groups of them, where the artifact does not.
 
         Raises:
             InputError: an unknown or missing input, another dtype or shape.
             ArtifactError: the artifact is unknown, does not fit, or cannot be scaled.
         """
-        return self._runner.run(feeds, self._slots(artifact, scale))
+        return self._runner.run(feeds, self._store.values(artifact, scale))
 
     def artifacts(self) -> dict[str, ArtifactInfo]:
         """What is known of every artifact, by name."""
@@ -102,10 +102,7 @@ class Bundle:
 
     def info(self) -> dict[str, Any]:
         """What this bundle is and how it runs, as plain data."""
-        graph = self.manifest.graphs["model"]
-        kept = {key: self.manifest.raw.get(key) for key in ("name", "family", "task", "base_id", "form", "licences", "versions", "parity")}
-        running = {"provider": self._session.provider, "provider_note": self._session.note, "slots": len(self.manifest.slots), "artifacts": list(self.artifacts())}
-        return {**kept, "inputs": [asdict(port) for port in graph.inputs], "outputs": [asdict(port) for port in graph.outputs], **running}
+        return describe(self.manifest, self._session, self.artifacts())
 
     def selftest(self) -> SelfTest:
         """Run the recorded parity cases again, here.
@@ -131,6 +128,16 @@ class Bundle:
         """
         return self._store.save(name, Path(path))
 
+    def mix(self, weights: Mapping[str, float], name: str | None = None) -> str:
+        """Hold the weighted sum of several artifacts' effects as an artifact of its own.
+
+        Its name is `name`, else names and weights such as `0.7*a+0.3*b`. `mixing.py` says what each kind of edit does.
+
+        Raises:
+            ArtifactError: an unknown name, a name that is taken, or edits that cannot be weighed or summed.
+        """
+        return self._store.mix(weights, name)
+
     def learn(self, label: str, examples: Any, artifact: str | None = None, name: str | None = None) -> str:
         """Teach a class from a few examples to a model whose head holds prototypes.
 
@@ -150,7 +157,7 @@ class Bundle:
             raise ArtifactError("this bundle has no head:prototypes slots with features; export a classification model with form='slots'")
         held = {} if artifact is None else self._store.tensors(artifact)
         method = "prototypes" if artifact is None else self._store.info(artifact).method
-        labels = self._labels(artifact)
+        labels = self._store.labels(artifact)
         check_learnable(held, labels, label)
         feeds = self._takes_feeds(examples)
         rows = rows_of(self.run(examples, artifact)) if feeds else self._answer([self._processor()(raw) for raw in examples], artifact, 1.0, BATCH_SIZE)
@@ -164,7 +171,7 @@ class Bundle:
         self,
         prompt: Any,
         max_tokens: int = 64,
-        artifact: str | None = None,
+        artifact: Artifact | None = None,
         scale: float = 1.0,
         sampling: Sampling | None = None,
         stop_ids: Sequence[int] | None = None,
@@ -183,16 +190,16 @@ class Bundle:
             ManifestError: the bundle does not generate text.
             InputError: the prompt is empty or not what the model reads.
         """
-        return self._writer.stream(prompt, self._slots(artifact, scale), max_tokens, sampling or Sampling(), stop_ids)
+        return self._writer.stream(prompt, self._store.values(artifact, scale), max_tokens, sampling or Sampling(), stop_ids)
 
-    def generate(self, prompt: Any, max_tokens: int = 64, artifact: str | None = None, scale: float = 1.0, **options: Any) -> str:
+    def generate(self, prompt: Any, max_tokens: int = 64, artifact: Artifact | None = None, scale: float = 1.0, **options: Any) -> str:
         """The text that `stream` gives, in one piece; options are those of `stream`."""
         ids = [token.id for token in self.stream(prompt, max_tokens, artifact, scale, **options)]
         if self._writer.reader is None:
             raise InputError("this bundle has no tokenizer; use stream(), which gives token ids")
         return self._writer.reader.decode(ids)
 
-    def _answer(self, examples: list[Example], artifact: str | None, scale: float, batch_size: int) -> list[Example]:
+    def _answer(self, examples: list[Example], artifact: Artifact | None, scale: float, batch_size: int) -> list[Example]:
         """Outputs by example. What a mask does not cover is only batched with examples of its own shape."""
         processor = self._processor()
         groups: dict[object, list[int]] = {}
@@ -206,17 +213,6 @@ class Bundle:
                 found = rows_of(self.run(processor.collate([examples[index] for index in part]), artifact, scale))
                 rows.update(zip(part, found, strict=True))
         return [rows[index] for index in range(len(examples))]
-
-    def _slots(self, artifact: str | None, scale: float) -> dict[str, Any]:
-        if artifact is None:
-            if scale != 1.0:
-                raise ArtifactError(f"scale={scale} without an artifact; name the artifact whose effect is meant")
-            return {}
-        return self._store.values(artifact, scale)
-
-    def _labels(self, artifact: str | None) -> tuple[str, ...]:
-        own = () if artifact is None else self._store.info(artifact).labels
-        return own or self.manifest.labels
 
     def _processor(self) -> Processor:
         if self.processor is None:

@@ -20,9 +20,12 @@ from polyadapt_runtime.tensors import Tensors
 _FACTORS = {"lowrank": ("b",), "shift": ("b",), "bottleneck": ("up", "up_bias"), "cross": ("scale",)}
 
 
+Key = tuple[tuple[str, float], ...]  # names of artifacts with their weights
+
+
 @dataclass(frozen=True)
 class ArtifactInfo:
-    """What is known of an artifact. `source` is `bundle`, `file` or `learned`."""
+    """What is known of an artifact. `source` is `bundle`, `file`, `learned` or `mixed`."""
 
     name: str
     method: str
@@ -97,11 +100,11 @@ class SlotCache:
 
     def __init__(self, session: Session, limit_bytes: int) -> None:
         self._session, self._limit = session, limit_bytes
-        self._entries: OrderedDict[tuple[str, float], tuple[dict[str, Any], int]] = OrderedDict()
+        self._entries: OrderedDict[Key, tuple[dict[str, Any], int]] = OrderedDict()
         self._lock = threading.Lock()
         self.held_bytes = 0
 
-    def get(self, key: tuple[str, float]) -> dict[str, Any] | None:
+    def get(self, key: Key) -> dict[str, Any] | None:
         """The values kept under a key, or None."""
         with self._lock:
             entry = self._entries.get(key)
@@ -110,7 +113,7 @@ class SlotCache:
             self._entries.move_to_end(key)
             return entry[0]
 
-    def put(self, key: tuple[str, float], tensors: Tensors) -> dict[str, Any]:
+    def put(self, key: Key, tensors: Tensors) -> dict[str, Any]:
         """Make values of tensors and keep them. What does not fit at all is handed out without being kept."""
         values = {name: self._session.value(array, resident=True) for name, array in tensors.items()}
         size = sum(array.nbytes for array in tensors.values())

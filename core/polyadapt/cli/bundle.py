@@ -61,18 +61,23 @@ def named(artifacts: tuple[str, ...]) -> dict[str, Path]:
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--device", default="cpu", show_default=True, help="auto, cpu or cuda.")
+@click.option("--key", type=click.Path(path_type=Path), metavar="PUBLIC.pem", help="Also check that the holder of this key signed these very files.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def verify(ctx: click.Context, bundle: Path, device: str, as_json: bool) -> None:
+def verify(ctx: click.Context, bundle: Path, device: str, key: Path | None, as_json: bool) -> None:
     """Check BUNDLE with the runtime alone: files, sizes, digests, and parity with torch's recorded outputs."""
+    from polyadapt.signing import check_signature
     from polyadapt_runtime import Bundle, BundleError
 
-    report: dict[str, Any] = {"ok": False, "files": 0, "selftest": [], "provider": "", "error": ""}
+    report: dict[str, Any] = {"ok": False, "is_signature_checked": False, "files": 0, "selftest": [], "provider": "", "error": ""}
     try:
+        if key is not None:
+            check_signature(bundle, key)
+            report["is_signature_checked"] = True
         opened = Bundle(bundle, device=device)
         report["files"] = len(opened.manifest.files)
         proof = opened.selftest()
-    except BundleError as error:
+    except (BundleError, UserError) as error:
         report["error"] = str(error)
     else:
         keys = ("case", "artifact", "output", "error", "tolerance", "ok")
@@ -94,5 +99,6 @@ def _print(bundle: Path, report: dict[str, Any]) -> None:
         ("case", "artifact", "output", "error", "tolerance", "ok"),
         ([row["case"], row["artifact"] or "", row["output"], f"{row['error']:.2e}", f"{row['tolerance']:.0e}", row["ok"]] for row in report["selftest"]),
     )
-    verdict = "every file is as recorded and every output agrees with torch" if report["ok"] else "outputs differ from those recorded"
+    signed = "signed with this key, " if report["is_signature_checked"] else ""
+    verdict = f"{signed}every file is as recorded and every output agrees with torch" if report["ok"] else "outputs differ from those recorded"
     click.echo(f"\n{bundle}: {verdict} ({report['files']} files, {len(report['selftest'])} outputs, {report['provider']})")

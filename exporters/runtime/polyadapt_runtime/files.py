@@ -13,6 +13,7 @@ import numpy as np
 from polyadapt_runtime.errors import GraphError, IntegrityError, UnsafePathError
 
 MANIFEST = "manifest.json"
+SIGNATURE = "signature.json"  # made last, over all other files: no manifest can list it
 Digests = Mapping[str, tuple[str, int]]
 
 # Which fields of an ONNX file lead to tensors, by message. Field numbers are those of onnx.proto.
@@ -47,7 +48,7 @@ def check_tree(root: Path, files: Digests, hashes: bool) -> None:
 
     Args:
         root: the bundle's folder.
-        files: (sha256, size in bytes) of every file but the manifest, by path.
+        files: (sha256, size in bytes) of every file but the manifest and its signature, by path.
         hashes: whether to read the files and compare their digests as well.
 
     Raises:
@@ -55,7 +56,7 @@ def check_tree(root: Path, files: Digests, hashes: bool) -> None:
         IntegrityError: a file that is unlisted, missing, of another size or of other content.
     """
     found = dict(_walk(root))
-    if unlisted := sorted(set(found) - set(files) - {MANIFEST}):
+    if unlisted := sorted(set(found) - set(files) - {MANIFEST, SIGNATURE}):
         raise IntegrityError(f"{root}: {', '.join(unlisted[:5])} not listed in {MANIFEST}; remove what was added or copy the bundle again")
     if missing := sorted(set(files) - set(found)):
         raise IntegrityError(f"{root}: {', '.join(missing[:5])} listed in {MANIFEST} but not there; copy the bundle again")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +72,15 @@ def test_the_command_line_signs_and_verifies(signed: Path, keys: Path, capsys: p
     assert found["ok"] and found["is_signature_checked"]
     assert main(["verify", str(signed), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["is_signature_checked"] is False
+
+
+def test_the_librarys_own_command_verifies_it(signed: Path, keys: Path) -> None:
+    """The line that stands in docs/formats.md."""
+    arguments = ["--signature", signed / SIGNATURE, "--public_key", keys / "mine.pub.pem", "--ignore-paths", signed / SIGNATURE, "--no-ignore-git-paths"]
+    command = [sys.executable, "-m", "model_signing", "verify", "key", signed, *arguments]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    (signed / "README.md").write_text("other")
+    assert subprocess.run(command, capture_output=True, check=False).returncode != 0
 
 
 def test_signing_again_replaces_the_signature(signed: Path, keys: Path) -> None:

@@ -95,7 +95,7 @@ def _proved(job: Job, view: View, report: GateReport) -> list[Case]:
     by_name = {name: cases_of(job, view, name, name, artifact.edits, generator) for name, artifact in job.artifacts.items()}
     cases = [case for part in by_name.values() for case in part]
     check_parity(graph, cases, report)
-    reaching = {name: part[0] for name, part in by_name.items() if part[0].slots}
+    reaching: dict[str | None, Case] = {name: part[0] for name, part in by_name.items() if part[0].slots}
     check_swap(graph, {None: base, **reaching}, report)
     for case in reaching.values():
         check_artifact_effect(graph, base, case, report)
@@ -110,7 +110,7 @@ def _recorded(staging: Path) -> list[Case]:
     cases = []
     for entry in read_json(staging / "parity" / "cases.json", "parity cases")["cases"]:
         inputs, slots, expected = (_below(tensors, f"{entry['name']}/{part}/") for part in ("in", "slot", "out"))
-        cases.append(Case(entry["name"], entry["artifact"], entry["sizes"], inputs, slots, expected, entry["graph"]))
+        cases.append(Case(entry["name"], entry["artifact"], entry["sizes"], inputs, slots, expected, entry.get("graph", "model")))
     return cases
 
 

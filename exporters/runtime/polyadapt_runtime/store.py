@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from polyadapt_runtime.errors import ArtifactError, nearest
-from polyadapt_runtime.files import sha256_file
-from polyadapt_runtime.manifest import Manifest, artifact_entry, read_table
+from polyadapt_runtime.files import check_plain, sha256_file
+from polyadapt_runtime.manifest import Manifest, artifact_entry, need, read_table
 from polyadapt_runtime.mixing import mixed
 from polyadapt_runtime.session import Session
 from polyadapt_runtime.slots import ArtifactInfo, SlotCache, check_fit, scaled
@@ -112,11 +112,14 @@ class ArtifactStore:
         head_file, tensor_file = next(((path / head, path / tensors) for head, tensors in _LAYOUTS if (path / head).is_file()), (None, None))
         if head_file is None or tensor_file is None:
             raise ArtifactError(f"{path} is not an artifact: it has no artifact.json; give the folder that `adapt` or `save_artifact` wrote")
+        for file in (head_file, tensor_file):
+            check_plain(file)
         head = read_table(head_file)
         entry = artifact_entry(head, str(head_file), tensor_file.name)
         if head.get("format", 1) != 1:
             raise ArtifactError(f"{head_file}: artifact format {head['format']!r}, this version reads format 1; update polyadapt-runtime")
-        found, _ = read_safetensors(tensor_file, head.get("sha256"))
+        # What a bundle holds for one of its own has its digest in the manifest; what was saved alone has it beside.
+        found, _ = read_safetensors(tensor_file, need(head, "sha256", str, str(head_file)) if head_file.name == "artifact.json" else None)
         taken = self._fitting(found, entry.slots, entry.base_id, f"artifact {path.name!r}")
         name = name or path.name
         self._add(name, Held(ArtifactInfo(name, entry.method, entry.labels, entry.slots, "file", entry.metrics), taken, head))

@@ -32,7 +32,7 @@ def mutate(root: Path, generator: random.Random, canary: Path, reseals: bool) ->
     """
     told = []
     for _ in range(generator.choice((1, 1, 1, 2, 3))):
-        files = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
+        files = sorted(path for path in root.rglob("*") if path.is_file() and is_own(path, root))
         weights = [WEIGHTS.get(path.suffix, 1) for path in files]
         if not files:
             break
@@ -42,6 +42,11 @@ def mutate(root: Path, generator: random.Random, canary: Path, reseals: bool) ->
     if reseals:
         reseal(root)
     return "; ".join(told) + (" (digests written anew)" if reseals else "")
+
+
+def is_own(path: Path, root: Path) -> bool:
+    """Whether writing to a file of the damaged folder changes nothing outside."""
+    return path.resolve() == root.resolve() / path.relative_to(root) and path.lstat().st_nlink == 1
 
 
 def reseal(root: Path) -> None:
@@ -71,7 +76,7 @@ Damage = Callable[[Path, random.Random, Path], str]
 
 def _choices(path: Path) -> list[Damage]:
     """What can be done to a file; what knows its format more often than the rest."""
-    common = [damage_bytes, damage_bytes, damage_tree]
+    common: list[Damage] = [damage_bytes, damage_bytes, damage_tree]
     if path.suffix == ".json":
         return [*common, *[damage_json] * 6]
     if path.suffix == ".safetensors":

@@ -1,13 +1,15 @@
 # Every target sets up what it needs first; when that is done already, the check takes well under a second.
 #   make demo      teach a pretrained network new classes, export it, prove the export
 #   make test      the whole test-suite
-# Variables: PYTHON=python3.12, VENV=.venv, ENGINE=cpu|gpu, ARGS="-k lora" (for pytest), ONLY="runtime vision" (for check-wheels).
+#   make fuzz      damage real bundles and artifacts by the thousand; FUZZ=200 for a short look
+# Variables: PYTHON=python3.12, VENV=.venv, ENGINE=cpu|gpu, ARGS="-k lora" (for pytest), ONLY="runtime vision" (for check-wheels), FUZZ=200 (for fuzz).
 
 PYTHON ?= python3
 VENV ?= .venv
 ENGINE ?= cpu
 ARGS ?=
 ONLY ?=
+FUZZ ?= 20000
 JOBS ?= 2
 BIN := $(VENV)/bin
 DISTRIBUTIONS := runtime host speech vision text robotics
@@ -17,7 +19,7 @@ export OMP_NUM_THREADS ?= 1
 export PYTHON VENV ENGINE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights web demo test test-all lint format types imports docs docs-update check-wheels matrix bench freeze clean
+.PHONY: help setup weights web demo test test-all fuzz lint format types imports docs docs-update check-wheels matrix bench freeze clean
 
 help:
 	@sed -n 's/^#   make /make /p' Makefile
@@ -47,6 +49,10 @@ test: setup
 # The slow ones too: every task of every family exported, real weights, runs that are killed.
 test-all: setup
 	@$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+# Bundles and artifacts, damaged by seed: refused by an error of the runtime's own, or they run. Nothing else.
+fuzz: setup
+	@$(BIN)/python tools/fuzz.py --count $(FUZZ)
 
 lint: setup
 	@$(BIN)/ruff check .
@@ -80,7 +86,7 @@ matrix: setup
 	@$(BIN)/python -m polyadapt.testing.matrix
 
 bench: setup
-	@for name in startup attach slots decode export train_step frozen_prefix; do echo "== $$name"; $(BIN)/python "benchmarks/$$name.py" || exit 1; done
+	@for name in startup attach slots artifacts decode export train_step frozen_prefix; do echo "== $$name"; $(BIN)/python "benchmarks/$$name.py" || exit 1; done
 	@$(BIN)/python benchmarks/summary.py
 
 # After an upgrade that passed `make test`: pin what is installed.

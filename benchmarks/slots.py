@@ -181,13 +181,13 @@ def measure_switch(bundle: Path, arguments: Any, report: Report) -> None:
         same = statistics.median(timed(lambda: opened.run(feeds, "a"), arguments.clock) for _ in range(10))
         other = statistics.median(timed(lambda name=name: opened.run(feeds, name), arguments.clock) for name in "ba" * 5)  # type: ignore[misc]
         extra.append((other - same) * 1e3)
-        ready.append(timed(lambda: opened._slots("b", 1.0), arguments.clock) * 1e3)
+        ready.append(timed(lambda: opened._store.values("b", 1.0), arguments.clock) * 1e3)
     report.rows.append(Row("switch: extra time of the next call", *median_interval(extra), "ms", Target(1.0)))
     report.rows.append(Row("switch: finding the other slots", *median_interval(ready), "ms", Target(1.0)))
     first = []
     for _ in range(min(arguments.rounds, 10)):
         fresh = Bundle(bundle, device="cpu", threads=1)
-        first.append(timed(lambda: fresh._slots("a", 1.0), arguments.clock) * 1e3)  # noqa: B023
+        first.append(timed(lambda: fresh._store.values("a", 1.0), arguments.clock) * 1e3)  # noqa: B023
     report.rows.append(Row("first use of an artifact: read and check its file", *median_interval(first), "ms"))
 
 

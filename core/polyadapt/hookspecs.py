@@ -233,7 +233,8 @@ def polyadapt_export(model: Model, artifacts: Mapping[str, Artifact], target: st
         artifacts: artifacts by the name they get in the bundle.
         target: name of the target.
         directory: where the bundle goes; it is written beside and renamed when the gate has passed.
-        options: the target's settings; `form` is `slots`, `merged` or `bank`.
+        options: the target's settings; `form` is `slots`, `merged` or `bank`. With `into` true, `directory` is a bundle
+            that is there already and takes the artifacts as well; it stays as it was when they do not pass the gate.
 
     Returns:
         A description of the bundle with `directory` and `to_dict()`. None is an error: there is no default.

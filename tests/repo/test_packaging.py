@@ -36,7 +36,7 @@ UNPINNED = {"onnxruntime-gpu", "gymnasium", "imageio", "metaworld", "mujoco"}
 """Not part of the tested set: the GPU engine, which replaces the pinned one, and the robot simulators."""
 USED_WITHOUT_IMPORT = {
     "polyadapt-runtime", "onnxscript", "torchvision", "mkdocs", "mkdocs-material", "editables", "hatchling", "import-linter", "mypy", "ruff",
-    "pytest-socket", "pytest-xdist", "gguf", "tokenizers", "imageio", "packaging",
+    "pytest-socket", "pytest-xdist", "gguf", "tokenizers", "imageio", "packaging", "pyopenssl",
 }  # fmt: skip
 """What another library, pytest or the Makefile loads by itself."""
 

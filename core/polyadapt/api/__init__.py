@@ -5,6 +5,21 @@ Every function takes `host=`; without it the installed plugins are used, found o
 
 from polyadapt.api.attachment import Attached, as_model, attach
 from polyadapt.api.measure import evaluate
-from polyadapt.api.work import adapt, adapt_parts, export, fit_labels, infer, installed_host, load, load_artifact, open_dataset
+from polyadapt.api.work import adapt, adapt_parts, add_artifacts, export, fit_labels, infer, installed_host, load, load_artifact, open_dataset
 
-__all__ = ["Attached", "adapt", "adapt_parts", "as_model", "attach", "evaluate", "export", "fit_labels", "infer", "installed_host", "load", "load_artifact", "open_dataset"]
+__all__ = [
+    "Attached",
+    "adapt",
+    "adapt_parts",
+    "add_artifacts",
+    "as_model",
+    "attach",
+    "evaluate",
+    "export",
+    "fit_labels",
+    "infer",
+    "installed_host",
+    "load",
+    "load_artifact",
+    "open_dataset",
+]

@@ -195,6 +195,25 @@ def export(
     return (host or installed_host()).export(model, named, Path(directory), target, {"form": form, **options})
 
 
+def add_artifacts(model: Model, artifacts: Mapping[str, Artifact] | Artifact, bundle: Path | str, *, target: str = "onnx", host: Host | None = None, **options: Any) -> Any:
+    """Add artifacts to a bundle of form `slots` that was exported before, with parity cases of their own.
+
+    Args:
+        model: the bundle's base with nothing attached: it gives the answers that the bundle must repeat.
+        artifacts: by the names they get in the bundle; a single one is called `adapter`.
+        bundle: its folder; it is replaced only when everything has passed, and a signature in it goes.
+        target: name of the plugin that exported it.
+        host: whose plugins export.
+        options: further ones of the target.
+
+    Raises:
+        UserError: no bundle, another base, slots that it lacks (listed), or a name that is taken.
+        ExportError: an artifact did not pass the gate; the bundle is as it was.
+    """
+    named = {"adapter": artifacts} if isinstance(artifacts, Artifact) else dict(artifacts)
+    return (host or installed_host()).export(model, named, Path(bundle), target, {"into": True, **options})
+
+
 def _ask_bundle(bundle: Bundle | str | Path, rows: list[Any], artifact: Artifact | str | None, options: Mapping[str, Any]) -> list[Any]:
     """Answers of an exported bundle; an artifact that is no name of its own is lent to it for this call."""
     from polyadapt_runtime import Bundle as Opened

@@ -17,7 +17,11 @@ HOOK_API_RANGE = (1, 1)
 
 @hookimpl
 def polyadapt_export(model: Model, artifacts: Mapping[str, Artifact], target: str, directory: Path, options: Mapping[str, Any]) -> Any:
-    """Write a bundle; `form` is taken from the options."""
+    """Write a bundle; `form` is taken from the options. With `into` the directory is a bundle that takes the artifacts as well."""
+    if options.get("into"):
+        from polyadapt_onnx.into import add_artifacts
+
+        return add_artifacts(model, artifacts, directory, {name: value for name, value in options.items() if name != "into"})
     from polyadapt_onnx.exporter import export
 
     rest = {name: value for name, value in options.items() if name != "form"}

@@ -55,8 +55,12 @@ class GateReport:
     def max_error(self) -> float:
         return max((row["error"] for row in self.cases), default=0.0)
 
+    def summary(self) -> dict[str, Any]:
+        """The manifest's `parity`."""
+        return {"ok": self.ok, "max_relative_error": self.max_error, "tolerance": self.tolerance, "cause": self.cause}
+
     def to_dict(self) -> dict[str, Any]:
-        return {"ok": self.ok, "tolerance": self.tolerance, "cause": self.cause, "max_relative_error": self.max_error, "cases": self.cases, "effects": self.effects}
+        return {**self.summary(), "cases": self.cases, "effects": self.effects}
 
     def require(self) -> None:
         """Raise when anything failed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from polyadapt.artifact import Artifact
 from polyadapt.edits.edit import slots_of
+from polyadapt.errors import UserError
 from polyadapt.files import sha256_file, write_json
 from polyadapt.model import Model
 from polyadapt.signature import TensorSpec
@@ -50,15 +52,21 @@ def write_bundle_files(job: Job, made: Made, form: str, name: str) -> None:
         "assets": assets,
         "licences": model.licences,
         "versions": versions(),
-        "parity": {"ok": report.ok, "max_relative_error": report.max_error, "tolerance": report.tolerance, "cause": report.cause},
+        "parity": report.summary(),
     }
     if model.generation:
         manifest["generation"] = dict(model.generation)
     if writes(model):
         layers, heads, size = model.family.cache_shape(model.backbone)
         manifest["generation"] = {**model.generation, "past": {"layers": layers, "heads": heads, "head_size": size}}
+    seal(staging, manifest)
+
+
+def seal(staging: Path, manifest: dict[str, Any]) -> None:
+    """Write the card and, last of all, the manifest with the digest of every file that lies there."""
     (staging / "README.md").write_text(readme(manifest), encoding="utf-8")
-    manifest["files"] = {path.relative_to(staging).as_posix(): {"sha256": sha256_file(path), "size": path.stat().st_size} for path in sorted(staging.rglob("*")) if path.is_file()}
+    listed = [path for path in sorted(staging.rglob("*")) if path.is_file() and path != staging / "manifest.json"]
+    manifest["files"] = {path.relative_to(staging).as_posix(): {"sha256": sha256_file(path), "size": path.stat().st_size} for path in listed}
     write_json(staging / "manifest.json", manifest)
 
 
@@ -87,8 +95,8 @@ def describe_graph(path: Path, view: View, model: Model) -> dict[str, Any]:
     }
 
 
-def write_artifact(staging: Path, name: str, artifact: Artifact, form: str, number: int) -> dict[str, Any]:
-    """An artifact's lowered slots and its line in the manifest; in a merged graph or a bank it has no file of its own."""
+def write_artifact(staging: Path, name: str, artifact: Artifact, form: str, number: int = 0) -> dict[str, Any]:
+    """An artifact's lowered slots and its line in the manifest; in a merged graph or a bank, which gives it a number, it has no file of its own."""
     entry: dict[str, Any] = {
         "method": artifact.method,
         "base_id": artifact.base_id,
@@ -100,6 +108,8 @@ def write_artifact(staging: Path, name: str, artifact: Artifact, form: str, numb
         return entry
     if form == "bank":
         return {**entry, "artifact_id": number}
+    if not re.fullmatch(r"\w[\w.+-]*", name):
+        raise UserError(f"{name!r} cannot name an artifact in a bundle; use letters, digits and . + - _, beginning with a letter or digit")
     slots = slots_of(artifact.edits)
     folder = staging / "artifacts" / name
     save_tensors(folder / "slots.safetensors", slots)

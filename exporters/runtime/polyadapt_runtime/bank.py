@@ -10,10 +10,9 @@ import numpy as np
 from polyadapt_runtime.errors import ArtifactError, InputError, ManifestError, nearest
 from polyadapt_runtime.manifest import Manifest, need
 from polyadapt_runtime.session import Session
+from polyadapt_runtime.slots import Choice
 
 INPUT = "artifact_id"
-
-Choice = str | None | Sequence[str | None]
 
 
 class Bank:
@@ -35,13 +34,15 @@ class Bank:
         if not any(INPUT in inputs for inputs in self._inputs.values()):
             raise ManifestError(f"a bank's graph takes {INPUT!r}; {' and '.join(self._inputs)} of this bundle do not; export it again")
 
-    def numbers(self, names: Sequence[str | None]) -> np.ndarray:
+    def numbers(self, names: Sequence[Any]) -> np.ndarray:
         """int64 [rows].
 
         Raises:
-            ArtifactError: an unknown name.
+            ArtifactError: an unknown name, or a mix.
         """
         for name in names:
+            if isinstance(name, Mapping):
+                raise ArtifactError("a bank holds no mixes; mix the artifacts before the export, or use form='slots'")
             if name not in self._numbers:
                 raise ArtifactError(f"no artifact {name!r} in this bank{nearest(str(name), (known for known in self._numbers if known is not None))}")
         return np.array([self._numbers[name] for name in names], np.int64)
@@ -95,13 +96,13 @@ def refuse_scale(scale: float) -> None:
         raise ArtifactError(f"scale={scale}: a bank's artifacts act as they were exported; scale the artifact before the export, or use form='slots'")
 
 
-def named_rows(artifact: Choice, rows: int) -> list[str | None]:
-    """One name for each row; a single name stands for all.
+def named_rows(artifact: Choice, rows: int) -> list[Any]:
+    """What each row names; what is no list stands for all.
 
     Raises:
         ArtifactError: another number of names than rows.
     """
-    if artifact is None or isinstance(artifact, str):
+    if artifact is None or isinstance(artifact, str | Mapping):
         return [artifact] * rows
     names = list(artifact)
     if len(names) != rows:

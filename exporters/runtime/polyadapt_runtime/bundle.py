@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
 
-from polyadapt_runtime.bank import Bank, Choice, named_rows, own_classes
+from polyadapt_runtime.bank import Bank, named_rows, own_classes
 from polyadapt_runtime.errors import ArtifactError, InputError
 from polyadapt_runtime.generate import TASKS, GenerationOptions, Writer
 from polyadapt_runtime.graphs import Graphs
+from polyadapt_runtime.info import describe
 from polyadapt_runtime.learn import GROUP, check_learnable, with_class
 from polyadapt_runtime.manifest import read_manifest
 from polyadapt_runtime.postprocess import interpret
 from polyadapt_runtime.preprocess import Example, Processor
 from polyadapt_runtime.runner import rows_of
 from polyadapt_runtime.selftest import SelfTest, selftest
-from polyadapt_runtime.slots import ArtifactInfo
+from polyadapt_runtime.slots import Artifact, ArtifactInfo, Choice
 from polyadapt_runtime.store import ArtifactStore
 from polyadapt_runtime.writing import Token
 
@@ -62,7 +62,8 @@ class Bundle:
 
         Args:
             raw: one raw input, a list of them, or a table of ready tensors with a batch axis.
-            artifact: a name of `artifacts()`; None is the base. With form `bank` also a list, one name for each raw input.
+            artifact: a name of `artifacts()`, or names with weights (`{"a": 0.7, "b": 0.3}`, see `mix`); None is the base. With form `bank`
+                also a list, one name for each raw input.
             scale: how much of the artifact's effect; 1 with form `bank`.
             top: how many classes a `Prediction` names.
             batch_size: the most examples in one run of the graph.
@@ -84,7 +85,7 @@ class Bundle:
                 return texts[0] if single else texts
             rows = self._answer([self._processor()(item) for item in raws], artifact, scale, batch_size)
         names = named_rows(artifact, len(rows))
-        answers = [interpret(row if self._bank is None else own_classes(row), self._postprocess, self._labels(name), top) for row, name in zip(rows, names, strict=True)]
+        answers = [interpret(row if self._bank is None else own_classes(row), self._postprocess, self._store.labels(name), top) for row, name in zip(rows, names, strict=True)]
         if single:
             return answers[0]
         return np.stack(answers) if answers and self._postprocess.get("kind") == "features" else answers
@@ -94,7 +95,7 @@ class Bundle:
 
         Args:
             feeds: by input name.
-            artifact: a name of `artifacts()`; None is the base.
+            artifact: as for a call.
             scale: how much of the artifact's effect.
             graph: a name of the manifest's `graphs`; by default the one that takes raw input.
 
@@ -104,7 +105,7 @@ class Bundle:
         """
         if self._bank is not None:
             return self._graphs.run(self._bank.feeds(feeds, artifact, scale, graph), {}, graph)
-        return self._graphs.run(feeds, self._slots(artifact, scale), graph)
+        return self._graphs.run(feeds, self._store.values(artifact, scale), graph)
 
     def artifacts(self) -> dict[str, ArtifactInfo]:
         """What is known of every artifact, by name."""
@@ -112,10 +113,7 @@ class Bundle:
 
     def info(self) -> dict[str, Any]:
         """What this bundle is and how it runs, as plain data."""
-        chain = [self.manifest.graphs[name] for name in self.manifest.chain]
-        kept = {key: self.manifest.raw.get(key) for key in ("name", "family", "task", "base_id", "form", "licences", "versions", "parity")} | {"graphs": list(self.manifest.chain)}
-        running = {"provider": self._session.provider, "provider_note": self._session.note, "slots": len(self.manifest.slots), "artifacts": list(self.artifacts())}
-        return {**kept, "inputs": [asdict(port) for port in chain[0].inputs], "outputs": [asdict(port) for port in chain[-1].outputs], **running}
+        return describe(self.manifest, self._session, self.artifacts())
 
     def selftest(self) -> SelfTest:
         """Run the recorded parity cases again, here.
@@ -141,6 +139,16 @@ class Bundle:
         """
         return self._store.save(name, Path(path))
 
+    def mix(self, weights: Mapping[str, float], name: str | None = None) -> str:
+        """Hold the weighted sum of several artifacts' effects as an artifact of its own.
+
+        Its name is `name`, else names and weights such as `0.7*a+0.3*b`. `mixing.py` says what each kind of edit does.
+
+        Raises:
+            ArtifactError: an unknown name, a name that is taken, or edits that cannot be weighed or summed.
+        """
+        return self._store.mix(weights, name)
+
     def learn(self, label: str, examples: Any, artifact: str | None = None, name: str | None = None) -> str:
         """Teach a class from a few examples to a model whose head holds prototypes.
 
@@ -160,7 +168,7 @@ class Bundle:
             raise ArtifactError("this bundle has no head:prototypes slots with features; export a classification model with form='slots'")
         held = {} if artifact is None else self._store.tensors(artifact)
         method = "prototypes" if artifact is None else self._store.info(artifact).method
-        labels = self._labels(artifact)
+        labels = self._store.labels(artifact)
         check_learnable(held, labels, label)
         feeds = self._takes_feeds(examples)
         rows = rows_of(self.run(examples, artifact)) if feeds else self._answer([self._processor()(raw) for raw in examples], artifact, 1.0, BATCH_SIZE)
@@ -170,7 +178,7 @@ class Bundle:
         self._store.add(name, with_class(held, np.stack([row["features"] for row in rows])), (*labels, label), method)
         return name
 
-    def stream(self, prompt: Any, max_tokens: int = 64, artifact: str | None = None, scale: float = 1.0, **options: Unpack[GenerationOptions]) -> Iterator[Token]:
+    def stream(self, prompt: Any, max_tokens: int = 64, artifact: Artifact | None = None, scale: float = 1.0, **options: Unpack[GenerationOptions]) -> Iterator[Token]:
         """Generate token by token.
 
         Args:
@@ -184,9 +192,10 @@ class Bundle:
             ManifestError: the bundle does not generate text.
             InputError: the prompt is empty or not what the model reads, or options exclude each other.
         """
-        return self._writer.stream(prompt, self._slots(artifact, scale), max_tokens, options)
+        slots = self._store.values(artifact, scale) if self._bank is None else self._bank.slots(artifact, scale, self._session)
+        return self._writer.stream(prompt, slots, max_tokens, options)
 
-    def generate(self, prompt: Any, max_tokens: int = 64, artifact: str | None = None, scale: float = 1.0, **options: Unpack[GenerationOptions]) -> str:
+    def generate(self, prompt: Any, max_tokens: int = 64, artifact: Artifact | None = None, scale: float = 1.0, **options: Unpack[GenerationOptions]) -> str:
         """The text that `stream` gives, in one piece; options are those of `stream`."""
         if self._writer.reader is None or not self._writer.reader.has_tokenizer:
             raise InputError("this bundle has no tokenizer; use stream(), which gives token ids")
@@ -206,13 +215,6 @@ class Bundle:
                 found = rows_of(self.run(processor.collate([examples[index] for index in part]), artifact if self._bank is None else [names[index] for index in part], scale))
                 rows.update(zip(part, found, strict=True))
         return [rows[index] for index in range(len(examples))]
-
-    def _slots(self, artifact: Choice, scale: float) -> dict[str, Any]:
-        return self._store.slots(artifact, scale) if self._bank is None else self._bank.slots(artifact, scale, self._session)
-
-    def _labels(self, artifact: str | None) -> tuple[str, ...]:
-        own = () if artifact is None else self._store.info(artifact).labels
-        return own or self.manifest.labels
 
     def _processor(self) -> Processor:
         if self.processor is None:

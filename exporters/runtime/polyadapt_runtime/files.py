@@ -13,6 +13,7 @@ import numpy as np
 from polyadapt_runtime.errors import GraphError, IntegrityError, UnsafePathError
 
 MANIFEST = "manifest.json"
+SIGNATURE = "signature.json"  # made last, over all other files: no manifest can list it
 Digests = Mapping[str, tuple[str, int]]
 
 # Which fields of an ONNX file lead to tensors, by message. Field numbers are those of onnx.proto.
@@ -27,6 +28,7 @@ _FIELDS: dict[str, dict[int, str]] = {
     "tensor": {13: "external"},
 }
 _DEPTH = 64
+_MOST_FIELDS = 2_000_000  # some times what a graph of twenty thousand nodes has; more would only keep the reader busy
 
 
 def safe_relative(path: str) -> PurePosixPath:
@@ -42,12 +44,29 @@ def safe_relative(path: str) -> PurePosixPath:
     return pure
 
 
+def check_plain(path: Path) -> None:
+    """Refuse a file whose content lies, or may be changed, elsewhere.
+
+    Raises:
+        UnsafePathError: a symbolic link, a hard link, a device or a pipe.
+        IntegrityError: there is no such file.
+    """
+    try:
+        status = path.lstat()
+    except (OSError, ValueError) as error:
+        raise IntegrityError(f"cannot read {path}: {error}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise UnsafePathError(f"{path} is a link or no plain file; copy the folder with its content (cp -rL) and check where it came from")
+    if status.st_nlink != 1:
+        raise UnsafePathError(f"{path} is a hard link, so it can change from outside its folder; copy the folder (cp -r) and open the copy")
+
+
 def check_tree(root: Path, files: Digests, hashes: bool) -> None:
     """Compare what lies in a folder with what its manifest lists.
 
     Args:
         root: the bundle's folder.
-        files: (sha256, size in bytes) of every file but the manifest, by path.
+        files: (sha256, size in bytes) of every file but the manifest and its signature, by path.
         hashes: whether to read the files and compare their digests as well.
 
     Raises:
@@ -55,7 +74,7 @@ def check_tree(root: Path, files: Digests, hashes: bool) -> None:
         IntegrityError: a file that is unlisted, missing, of another size or of other content.
     """
     found = dict(_walk(root))
-    if unlisted := sorted(set(found) - set(files) - {MANIFEST}):
+    if unlisted := sorted(set(found) - set(files) - {MANIFEST, SIGNATURE}):
         raise IntegrityError(f"{root}: {', '.join(unlisted[:5])} not listed in {MANIFEST}; remove what was added or copy the bundle again")
     if missing := sorted(set(files) - set(found)):
         raise IntegrityError(f"{root}: {', '.join(missing[:5])} listed in {MANIFEST} but not there; copy the bundle again")
@@ -84,6 +103,8 @@ def check_external_data(root: Path, graph: str, listed: Iterable[str]) -> None:
     allowed = set(listed)
     folder = safe_relative(graph).parent
     for location in sorted(external_locations(_mapped(root / graph))):
+        if "*" in location:  # onnxruntime's mark for addresses in memory
+            raise UnsafePathError(f"{graph} reads weights from {location!r}, which is no file; do not use this bundle")
         path = str(folder / safe_relative(location))
         if path not in allowed:
             raise IntegrityError(f"{graph} reads weights from {path!r}, which {MANIFEST} does not list as its data; do not use this bundle")
@@ -96,20 +117,22 @@ def external_locations(model: bytes | memoryview) -> set[str]:
         GraphError: the bytes are no ONNX model.
     """
     try:
-        return set(_locations(memoryview(model), "model", 0))
+        return set(_locations(memoryview(model), "model", 0, iter(range(_MOST_FIELDS))))
     except (IndexError, ValueError) as error:
         raise GraphError(f"this is no ONNX model: {error}") from error
 
 
-def _locations(message: memoryview, kind: str, depth: int) -> Iterator[str]:
+def _locations(message: memoryview, kind: str, depth: int, budget: Iterator[int]) -> Iterator[str]:
     if depth > _DEPTH:
         raise ValueError("graphs are nested too deeply")
     for number, value in _fields(message):
+        if next(budget, None) is None:
+            raise ValueError(f"it has more than {_MOST_FIELDS} fields")
         inner = _FIELDS[kind].get(number)
         if inner is None or value is None:
             continue
         if inner != "external":
-            yield from _locations(value, inner, depth + 1)
+            yield from _locations(value, inner, depth + 1, budget)
             continue
         entry = dict(_fields(value))
         if bytes(entry.get(1) or b"") == b"location":
@@ -121,6 +144,8 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | None]]:
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
+        if tag >> 32 or not tag >> 3:  # other readers drop what is beyond 32 bits and would see another field
+            raise ValueError("a tag of more than 32 bits, or of field 0")
         size, wire = {1: 8, 5: 4}.get(tag & 7, 0), tag & 7
         if wire == 0:
             _, at = _varint(message, at)
@@ -154,10 +179,7 @@ def _walk(root: Path) -> Iterator[tuple[str, int]]:
             status = path.lstat()
             if stat.S_ISDIR(status.st_mode):
                 continue
-            if not stat.S_ISREG(status.st_mode):
-                raise UnsafePathError(f"{path} is a link or no plain file; copy the bundle with its content (cp -rL) and check where it came from")
-            if status.st_nlink != 1:
-                raise UnsafePathError(f"{path} is a hard link, so it can change from outside the bundle; copy the bundle (cp -r) and open the copy")
+            check_plain(path)
             yield path.relative_to(root).as_posix(), status.st_size
 
 

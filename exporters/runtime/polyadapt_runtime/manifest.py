@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from polyadapt_runtime.errors import ManifestError
-from polyadapt_runtime.files import MANIFEST, check_external_data, check_tree, safe_relative
+from polyadapt_runtime.files import MANIFEST, check_external_data, check_plain, check_tree, safe_relative
 from polyadapt_runtime.tensors import unique_keys
 
 FORMAT = 1
 FORMS = ("slots", "merged", "bank")
-MAXIMUM_BYTES = 64 << 20
+MAXIMUM_BYTES = 16 << 20  # of a JSON file; as Python's tables it takes some twenty times as much
 
 T = TypeVar("T")
 
@@ -127,8 +127,9 @@ def read_manifest(root: Path, verify: bool = True) -> Manifest:
         IntegrityError: the folder is not what the manifest lists.
     """
     path = root / MANIFEST
-    if path.is_symlink() or not path.is_file():
+    if not path.is_file():
         raise ManifestError(f"{root} is not a bundle: it has no {MANIFEST}; give the folder that `export` wrote")
+    check_plain(path)
     manifest = parse_manifest(read_table(path), str(path))
     check_tree(root, manifest.files, verify)
     for graph in manifest.graphs.values():
@@ -150,21 +151,21 @@ def parse_manifest(table: Mapping[str, Any], where: str = MANIFEST) -> Manifest:
     if form not in FORMS:
         raise ManifestError(f"{where}: form {form!r}; this version knows {', '.join(FORMS)}")
     files = {str(safe_relative(path)): _digest(entry, f"{where}: files[{path!r}]") for path, entry in need(table, "files", dict, where).items()}
-    task = need(table, "task", dict, where)
+    task, assets = need(table, "task", dict, where), need(table, "assets", dict, where)
     manifest = Manifest(
         name=need(table, "name", str, where),
         base_id=need(table, "base_id", str, where),
         form=form,
         task=need(task, "kind", str, f"{where}: task"),
         labels=strings(task, "labels", f"{where}: task"),
-        details=task.get("details") or {},
+        details=optional(task, "details", f"{where}: task"),
         graphs={name: _graph(entry, f"{where}: graphs.{name}") for name, entry in need(table, "graphs", dict, where).items()},
         slots={name: _slot(name, entry, f"{where}: slots[{name!r}]") for name, entry in need(table, "slots", dict, where).items()},
         artifacts={name: artifact_entry(entry, f"{where}: artifacts.{name}") for name, entry in need(table, "artifacts", dict, where).items()},
-        preprocess=need(table, "preprocess", dict, where) if table.get("preprocess") is not None else {},
+        preprocess=optional(table, "preprocess", where),
         postprocess=need(table, "postprocess", dict, where),
-        assets={name: str(path) for name, path in need(table, "assets", dict, where).items()},
-        generation=table.get("generation") or {},
+        assets={name: need(assets, name, str, f"{where}: assets") for name in assets},
+        generation=optional(table, "generation", where),
         files=files,
         raw=table,
     )
@@ -186,7 +187,7 @@ def artifact_entry(table: object, where: str, file: str | None = None) -> Artifa
         slots=strings(table, "slots", where),
         method=str(table.get("method", "")),
         labels=strings(table, "labels", where) if table.get("labels") is not None else (),
-        metrics=table.get("metrics") or {},
+        metrics=optional(table, "metrics", where),
     )
 
 
@@ -202,6 +203,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
     except OSError as error:
         raise ManifestError(f"cannot read {path}: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise ManifestError(f"{path} needs more memory than there is") from error
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{path} is not valid JSON ({error}); copy it again") from error
 
@@ -230,6 +233,15 @@ def need(table: Mapping[str, Any], key: str, kind: type[T], where: str) -> T:
     return value
 
 
+def optional(table: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    """A table that may be left out.
+
+    Raises:
+        ManifestError: it is something else.
+    """
+    return {} if table.get(key) is None else need(table, key, dict, where)
+
+
 def strings(table: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     """A field that is a list of strings.
 
@@ -249,7 +261,11 @@ def _graph(table: object, where: str) -> Graph:
     required = [need(table, key, str, where) if key in table else "" for key in ("slots_file", "slots_defaults")]
     if bool(required[0]) != bool(required[1]):
         raise ManifestError(f"{where}: slots_file and slots_defaults come together, one of them is missing; export it again")
-    return Graph(need(table, "file", str, where), strings(table, "data", where), inputs, outputs, *required)
+    file = need(table, "file", str, where)
+    # onnxruntime reads other formats by other endings, and these are not looked through.
+    if odd := [path for path in (file, required[0]) if path and not path.endswith(".onnx")]:
+        raise ManifestError(f"{where}: file must end with .onnx, found {odd[0]!r}")
+    return Graph(file, strings(table, "data", where), inputs, outputs, *required)
 
 
 def _port(table: object, where: str) -> Port:

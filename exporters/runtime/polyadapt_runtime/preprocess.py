@@ -20,6 +20,7 @@ import numpy as np
 from polyadapt_runtime.audio import read_audio
 from polyadapt_runtime.errors import InputError, ManifestError
 from polyadapt_runtime.image import read_image
+from polyadapt_runtime.manifest import need
 from polyadapt_runtime.text import TextReader
 
 Example = dict[str, np.ndarray]
@@ -32,6 +33,7 @@ _NEEDED = {
     "tensors": (),
     "parts": ("parts",),
 }
+_TABLES: dict[str, type] = {"input": str, "inputs": dict, "parts": dict, "shape": list, "size_px": list, "tokenizer": str}
 
 
 class Processor:
@@ -53,7 +55,9 @@ class Processor:
             raise ManifestError(f"pre-processing of kind {self.kind!r}; this version knows {', '.join(_NEEDED)}")
         if lacking := [key for key in _NEEDED[self.kind] if key not in spec]:
             raise ManifestError(f"pre-processing of kind {self.kind!r} lacks {', '.join(lacking)}")
-        self._parts = {key: Processor(part, self.assets) for key, part in spec["parts"].items()} if self.kind == "parts" else {}
+        if odd := [key for key, kind in _TABLES.items() if key in spec and not isinstance(spec[key], kind)]:
+            raise ManifestError(f"pre-processing of kind {self.kind!r}: {odd[0]} must be {_TABLES[odd[0]].__name__}, found {type(spec[odd[0]]).__name__}")
+        self._parts = {key: Processor(need(spec["parts"], key, dict, "pre-processing: parts"), self.assets) for key in spec["parts"]} if self.kind == "parts" else {}
         self.text = TextReader(spec, self.assets.get(spec.get("tokenizer") or "tokenizer")) if self.kind == "text" else None
 
     def __call__(self, raw: Any) -> Example:

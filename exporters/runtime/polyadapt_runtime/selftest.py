@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from polyadapt_runtime.errors import ManifestError
-from polyadapt_runtime.manifest import Manifest, need, read_json, read_table
+from polyadapt_runtime.files import MANIFEST
+from polyadapt_runtime.manifest import Manifest, need, optional, read_json, read_table
 from polyadapt_runtime.tensors import read_safetensors
 
 CASES, TENSORS, REPORT = "parity/cases.json", "parity/cases.safetensors", "parity/report.json"
@@ -61,10 +63,10 @@ def selftest(root: Path, manifest: Manifest, run: Run, provider: str) -> SelfTes
             raise ManifestError(f"{root} holds no {path}, so there is nothing to compare with; export it again")
     tensors, _ = read_safetensors(root / TENSORS, manifest.files[TENSORS][0])
     tolerances = _tolerances(root, manifest)
-    default = float((manifest.raw.get("parity") or {}).get("tolerance") or DEFAULT_TOLERANCE)
+    default = _tolerance(optional(manifest.raw, "parity", MANIFEST), MANIFEST)
     results: list[CaseResult] = []
     for case in _cases(root):
-        name, artifact = need(case, "name", str, CASES), case.get("artifact")
+        name, artifact = need(case, "name", str, CASES), None if case.get("artifact") is None else need(case, "artifact", str, CASES)
         recorded = {part: _below(tensors, f"{name}/{part}/") for part in ("in", "slot", "out")}
         if not recorded["out"]:
             raise ManifestError(f"{root / TENSORS} holds no outputs for case {name!r}")
@@ -107,4 +109,11 @@ def _tolerances(root: Path, manifest: Manifest) -> dict[tuple[str, str], float]:
     if REPORT not in manifest.files:
         return {}
     cases = need(read_table(root / REPORT), "cases", list, REPORT)
-    return {(str(case.get("name")), str(case.get("output"))): float(case["tolerance"]) for case in cases if isinstance(case, dict) and "tolerance" in case}
+    return {(str(case.get("name")), str(case.get("output"))): _tolerance(case, REPORT) for case in cases if isinstance(case, dict)}
+
+
+def _tolerance(table: Mapping[str, Any], where: str) -> float:
+    value = table.get("tolerance", DEFAULT_TOLERANCE)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ManifestError(f"{where}: tolerance must be a number, 0 or above, found {str(value)[:40]}; export the bundle again")
+    return float(value)

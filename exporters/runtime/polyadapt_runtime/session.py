@@ -61,6 +61,8 @@ class Session:
         self._session, self.provider, self.note = self._open(path, device, threads)
         self.inputs = {node.name: dtype_of(node.type) for node in self._session.get_inputs()}
         self.outputs = [node.name for node in self._session.get_outputs()]
+        if odd := [node for node in self._session.get_outputs() if not _is_number(node.type)]:
+            raise GraphError(f"{path} gives {odd[0].name!r} of type {odd[0].type}, and this version reads tensors of numbers; export it again")
         self.overridable = {node.name: dtype_of(node.type) for node in self._session.get_overridable_initializers()}
 
     def value(self, array: np.ndarray, resident: bool = False) -> Any:
@@ -129,6 +131,10 @@ class Session:
             return self._engine.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime raises bare classes of its own
             raise GraphError(f"onnxruntime refuses {path}: {error}") from error
+
+
+def _is_number(ort_type: str) -> bool:
+    return ort_type.startswith("tensor(") and ort_type != "tensor(string)"
 
 
 def dtype_of(ort_type: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +16,20 @@ from polyadapt_runtime.manifest import Manifest, Slot
 from polyadapt_runtime.session import Session
 from polyadapt_runtime.tensors import Tensors
 
+# What a call names: one artifact, several with the weights of their effects, in a bank one for each row; None is the base.
+Artifact = str | Mapping[str, float]
+Choice = Artifact | Sequence[str | None] | None
+
 # Which tensors of a kind carry its effect as a factor. `scale` is apart: its neutral value is 1.
 _FACTORS = {"lowrank": ("b",), "shift": ("b",), "bottleneck": ("up", "up_bias"), "cross": ("scale",)}
 
 
+Key = tuple[tuple[str, float], ...]  # names of artifacts with their weights
+
+
 @dataclass(frozen=True)
 class ArtifactInfo:
-    """What is known of an artifact. `source` is `bundle`, `file` or `learned`."""
+    """What is known of an artifact. `source` is `bundle`, `file`, `learned` or `mixed`."""
 
     name: str
     method: str
@@ -97,11 +104,11 @@ class SlotCache:
 
     def __init__(self, session: Session, limit_bytes: int) -> None:
         self._session, self._limit = session, limit_bytes
-        self._entries: OrderedDict[tuple[str, float], tuple[dict[str, Any], int]] = OrderedDict()
+        self._entries: OrderedDict[Key, tuple[dict[str, Any], int]] = OrderedDict()
         self._lock = threading.Lock()
         self.held_bytes = 0
 
-    def get(self, key: tuple[str, float]) -> dict[str, Any] | None:
+    def get(self, key: Key) -> dict[str, Any] | None:
         """The values kept under a key, or None."""
         with self._lock:
             entry = self._entries.get(key)
@@ -110,7 +117,7 @@ class SlotCache:
             self._entries.move_to_end(key)
             return entry[0]
 
-    def put(self, key: tuple[str, float], tensors: Tensors) -> dict[str, Any]:
+    def put(self, key: Key, tensors: Tensors) -> dict[str, Any]:
         """Make values of tensors and keep them. What does not fit at all is handed out without being kept."""
         values = {name: self._session.value(array, resident=True) for name, array in tensors.items()}
         size = sum(array.nbytes for array in tensors.values())

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from polyadapt_runtime.errors import ArtifactError, nearest
-from polyadapt_runtime.files import sha256_file
-from polyadapt_runtime.manifest import Manifest, artifact_entry, read_table
+from polyadapt_runtime.files import check_plain, sha256_file
+from polyadapt_runtime.manifest import Manifest, artifact_entry, need, read_table
+from polyadapt_runtime.mixing import mixed
 from polyadapt_runtime.session import Session
-from polyadapt_runtime.slots import ArtifactInfo, SlotCache, check_fit, scaled
+from polyadapt_runtime.slots import ArtifactInfo, Choice, SlotCache, check_fit, scaled
 from polyadapt_runtime.tensors import Tensors, read_safetensors, write_safetensors
 
 # A folder with an artifact: what core saves, or what a bundle holds for one of its own.
@@ -55,28 +56,37 @@ class ArtifactStore:
             raise ArtifactError(f"no artifact {name!r} in this bundle{nearest(name, found)}")
         return found[name]
 
-    def slots(self, artifact: str | Sequence[str | None] | None, scale: float) -> dict[str, Any]:
-        """What a call feeds besides its inputs: the artifact's OrtValues, nothing for the base.
+    def values(self, artifact: Choice, scale: float) -> dict[str, Any]:
+        """The artifact as OrtValues by slot name; nothing for the base.
 
         Raises:
-            ArtifactError: unknown, does not fit, cannot be scaled, or more than one.
+            ArtifactError: unknown, does not fit, or cannot be scaled or mixed.
         """
-        if isinstance(artifact, str):
-            return self.values(artifact, scale)
-        if artifact is not None:
-            raise ArtifactError(f"this bundle is {self._manifest.form} and takes one artifact for a call, found a list; export it with form='bank' for one a row")
-        if scale != 1.0:
-            raise ArtifactError(f"scale={scale} without an artifact; name the artifact whose effect is meant")
-        return {}
+        if artifact is None:
+            if scale != 1.0:
+                raise ArtifactError(f"scale={scale} without an artifact; name the artifact whose effect is meant")
+            return {}
+        weights = {name: weight * scale for name, weight in self._weights(artifact).items()}
+        key = tuple(weights.items())
+        found = self._cache.get(key)
+        return self._cache.put(key, self._weighed(weights)) if found is None else found
 
-    def values(self, name: str, scale: float) -> dict[str, Any]:
-        """The artifact as OrtValues by slot name.
+    def labels(self, artifact: Choice) -> tuple[str, ...]:
+        """Class names of the head that answers: those of the one artifact that brings some, else the bundle's."""
+        names = () if artifact is None else tuple(self._weights(artifact))
+        return next((labels for name in names if (labels := self.info(name).labels)), self._manifest.labels)
+
+    def mix(self, weights: Mapping[str, float], name: str | None) -> str:
+        """Hold the weighted sum of several artifacts' effects.
 
         Raises:
-            ArtifactError: unknown, does not fit, or cannot be scaled.
+            ArtifactError: nothing to mix, unknown, a name that is taken, or edits that cannot be weighed or summed.
         """
-        key = (name, float(scale))
-        return self._cache.get(key) or self._cache.put(key, scaled(self.tensors(name), self._manifest.slots, scale, f"artifact {name!r}"))
+        chosen = self._weights(weights)
+        labels = next((labels for part in chosen if (labels := self.info(part).labels)), ())
+        name = name or "+".join(f"{weight:g}*{part}" for part, weight in chosen.items())
+        self._hold(name, self._weighed(chosen), labels, "mix", "mixed")
+        return name
 
     def tensors(self, name: str) -> Tensors:
         """The artifact as arrays by slot name, checked against the bundle."""
@@ -100,11 +110,14 @@ class ArtifactStore:
         head_file, tensor_file = next(((path / head, path / tensors) for head, tensors in _LAYOUTS if (path / head).is_file()), (None, None))
         if head_file is None or tensor_file is None:
             raise ArtifactError(f"{path} is not an artifact: it has no artifact.json; give the folder that `adapt` or `save_artifact` wrote")
+        for file in (head_file, tensor_file):
+            check_plain(file)
         head = read_table(head_file)
         entry = artifact_entry(head, str(head_file), tensor_file.name)
         if head.get("format", 1) != 1:
             raise ArtifactError(f"{head_file}: artifact format {head['format']!r}, this version reads format 1; update polyadapt-runtime")
-        found, _ = read_safetensors(tensor_file, head.get("sha256"))
+        # What a bundle holds for one of its own has its digest in the manifest; what was saved alone has it beside.
+        found, _ = read_safetensors(tensor_file, need(head, "sha256", str, str(head_file)) if head_file.name == "artifact.json" else None)
         taken = self._fitting(found, entry.slots, entry.base_id, f"artifact {path.name!r}")
         name = name or path.name
         self._add(name, Held(ArtifactInfo(name, entry.method, entry.labels, entry.slots, "file", entry.metrics), taken, head))
@@ -116,8 +129,7 @@ class ArtifactStore:
         Raises:
             ArtifactError: it does not fit, or the name is taken.
         """
-        fitting = self._fitting(tensors, tuple(tensors), self._manifest.base_id, f"artifact {name!r}")
-        self._add(name, Held(ArtifactInfo(name, method, labels, tuple(tensors), "learned"), fitting, {}))
+        self._hold(name, tensors, labels, method, "learned")
 
     def save(self, name: str, path: Path) -> Path:
         """Write an artifact as a folder that both this package and `polyadapt` read, whole or not at all.
@@ -167,8 +179,36 @@ class ArtifactStore:
         check_fit(self._manifest, base_id, {slot: (value.shape, str(value.dtype)) for slot, value in taken.items()}, what)
         return taken
 
+    def _weighed(self, weights: Mapping[str, float]) -> Tensors:
+        """Tensors of one artifact with a weight, or of several in a mix."""
+        parts = [(name, weight, self.tensors(name)) for name, weight in weights.items()]
+        if len(parts) > 1:
+            return mixed(parts, self._manifest.slots)
+        name, weight, tensors = parts[0]
+        return scaled(tensors, self._manifest.slots, weight, f"artifact {name!r}")
+
+    def _hold(self, name: str, tensors: Tensors, labels: tuple[str, ...], method: str, source: str) -> None:
+        fitting = self._fitting(tensors, tuple(tensors), self._manifest.base_id, f"artifact {name!r}")
+        self._add(name, Held(ArtifactInfo(name, method, labels, tuple(tensors), source), fitting, {}))
+
     def _add(self, name: str, held: Held) -> None:
         with self._lock:
             if name in self._held or name in self._manifest.artifacts:
                 raise ArtifactError(f"there is an artifact {name!r} already; give another name")
             self._held = {**self._held, name: held}
+
+    def _weights(self, artifact: Choice) -> dict[str, float]:
+        """Weights by name.
+
+        Raises:
+            ArtifactError: no name at all, a weight that is no number, or a list, which only banks take.
+        """
+        if isinstance(artifact, str):
+            return {artifact: 1.0}
+        if not isinstance(artifact, Mapping):
+            raise ArtifactError(f"this bundle is {self._manifest.form} and takes one artifact for a call, found a list; export it with form='bank' for one a row")
+        if not artifact:
+            raise ArtifactError("a mix names no artifact; give names with weights, such as {'a': 0.7, 'b': 0.3}")
+        if odd := [name for name, weight in artifact.items() if isinstance(weight, bool) or not isinstance(weight, int | float)]:
+            raise ArtifactError(f"the weight of {odd[0]!r} in a mix must be a number, found {artifact[odd[0]]!r}")
+        return {name: float(weight) for name, weight in artifact.items()}

@@ -55,6 +55,8 @@ def read_safetensors(path: Path | str, sha256: str | None = None) -> tuple[Tenso
         data = Path(path).read_bytes()
     except OSError as error:
         raise TensorFileError(f"cannot read {path}: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise TensorFileError(f"{path} has {os.path.getsize(path)} bytes, more than there is memory for") from error
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
         raise IntegrityError(f"{path} was altered: its sha256 is not the recorded one; copy it again")
     try:

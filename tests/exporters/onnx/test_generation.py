@@ -148,7 +148,7 @@ def test_cached_steps_equal_a_full_pass_of_torch(writing: Writing, artifact: str
     if artifact == "cross" and writing.family == "llama":
         pytest.skip("no cross attention")
     raw, said = writing.raw(3), [7, 40, 9, 22, 31] if writing.family != "whisper" else [7, 30, 9, 22, 31]
-    slots = writing.bundle._slots(artifact, 1.0)
+    slots = writing.bundle._store.values(artifact, 1.0)
     prompt, decoding = writing.bundle._writer._begin(raw, slots)
     steps = [decoding.scores(np.array([prompt]))[0], *(decoding.scores(np.array([[token]]))[0] for token in said)]
     plain = [writing.scores(raw, said[:count]).numpy() for count in range(len(said) + 1)]
@@ -209,7 +209,7 @@ def test_padding_of_a_source_changes_nothing(tmp_path_factory: pytest.TempPathFa
     padded = {"input_ids": np.pad(raw["input_ids"], ((0, 0), (0, 3))), "attention_mask": np.pad(raw["attention_mask"], ((0, 0), (0, 3)))}
     for artifact in (None, "lora", "prefix", "prompt"):
         assert writing.write(padded, artifact=artifact) == writing.write(raw, artifact=artifact)
-    said, slots = [7, 40], writing.bundle._slots("prompt", 1.0)
+    said, slots = [7, 40], writing.bundle._store.values("prompt", 1.0)
     found = []
     for given in (raw, padded):
         prompt, decoding = writing.bundle._writer._begin(given, slots)

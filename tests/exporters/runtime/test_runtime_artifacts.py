@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -172,9 +173,18 @@ def test_merged_bundles_take_no_artifact(kit: Any, bundle_copy: Path, x: np.ndar
 
 
 def test_info_tells_what_runs(bundle: Bundle) -> None:
+    bundle.learn("owl", [np.ones(6, np.float32)], "birds")
     info = bundle.info()
-    assert info["provider"] == "CPUExecutionProvider" and info["slots"] == 11 and info["artifacts"] == ["birds", "fish", "plain"]
-    assert [port["name"] for port in info["inputs"]] == ["x"]
+    assert info["provider"] == "CPUExecutionProvider" and info["slots"] == {"bottleneck": 1, "lowrank": 1, "prototypes": 1, "scale": 1, "shift": 1}
+    assert [(row["name"], row["source"], len(row["labels"]), row["slots"]) for row in info["artifacts"]] == [
+        ("birds", "bundle", 3, 7),
+        ("fish", "bundle", 4, 11),
+        ("plain", "bundle", 0, 4),
+        ("birds+owl", "learned", 4, 7),
+    ]
+    assert [port["name"] for port in info["inputs"]] == ["x"] and [port["name"] for port in info["outputs"]] == ["logits", "features"]
+    assert info["runs_with"] == {"onnxruntime": onnxruntime.__version__, "numpy": np.__version__}
+    assert {"licences", "versions", "parity", "base_id", "form"} <= set(info)
     json.dumps(info)
 
 

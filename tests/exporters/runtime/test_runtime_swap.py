@@ -154,10 +154,10 @@ def test_wrong_calls_name_what_is_wrong(bundle: Bundle, x: np.ndarray) -> None:
 def test_cache_keeps_its_limit_and_drops_the_oldest(bundle: Bundle) -> None:
     cache = SlotCache(bundle._session, limit_bytes=1000)
     for index in range(5):
-        cache.put((f"a{index}", 1.0), {"block.0.ffn:shift.b": np.zeros(100, np.float32)})  # 400 bytes each
+        cache.put(((f"a{index}", 1.0),), {"block.0.ffn:shift.b": np.zeros(100, np.float32)})  # 400 bytes each
         assert cache.held_bytes <= 1000
-        cache.get(("a0", 1.0))
-    assert cache.get(("a0", 1.0)) is not None and cache.get(("a4", 1.0)) is not None
-    assert cache.get(("a1", 1.0)) is None
-    cache.put(("huge", 1.0), {"block.0.ffn:shift.b": np.zeros(1000, np.float32)})
-    assert cache.get(("huge", 1.0)) is None and cache.held_bytes == 800
+        cache.get((("a0", 1.0),))
+    assert cache.get((("a0", 1.0),)) is not None and cache.get((("a4", 1.0),)) is not None
+    assert cache.get((("a1", 1.0),)) is None
+    cache.put((("huge", 1.0),), {"block.0.ffn:shift.b": np.zeros(1000, np.float32)})
+    assert cache.get((("huge", 1.0),)) is None and cache.held_bytes == 800

@@ -1,0 +1,124 @@
+"""Artifacts that come after the export: a bundle of form `slots` takes them without another trace.
+
+Bundle checked -> artifacts checked against its slots -> copied beside -> the gate, for the new artifacts alone -> their
+tensors, cases and checks joined to the old ones -> manifest sealed -> renamed into place. The graph is never touched, so
+what was proved of it stands. A signature does not: it covered the old files, and goes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from polyadapt.artifact import Artifact
+from polyadapt.errors import UserError
+from polyadapt.files import read_json, replacing_directory
+from polyadapt.model import Model
+from polyadapt.options import Options, read_options
+from polyadapt.signing import SIGNATURE
+from polyadapt_onnx.exporter import Bundle, recipe_of
+from polyadapt_onnx.forms.job import Job, cases_of
+from polyadapt_onnx.gate import Case, GateReport, Graph, check_artifact_effect, check_parity, check_swap
+from polyadapt_onnx.manifest import seal, write_artifact, write_parity
+from polyadapt_onnx.options import ExportOptions
+from polyadapt_onnx.views import View, views_of
+
+
+class IntoOptions(Options):
+    """Options of adding to a bundle."""
+
+    seed: int = Field(0, description="of the synthetic inputs of the gate")
+
+
+def add_artifacts(model: Model, artifacts: Mapping[str, Artifact], directory: Path | str, options: Mapping[str, Any] | None = None) -> Bundle:
+    """Add artifacts to a bundle, each with parity cases against torch.
+
+    Args:
+        model: the bundle's base; nothing may be attached to it.
+        artifacts: by the name under which the runtime will call them.
+        directory: the bundle.
+        options: see `IntoOptions`.
+
+    Raises:
+        UserError: no whole bundle of form `slots`, another base, slots that it lacks (listed), or a name that is taken.
+        ExportError: the gate failed; the bundle is as it was.
+    """
+    chosen, directory = read_options(IntoOptions, dict(options or {}), "adding to a bundle"), Path(directory)
+    manifest = _checked(model, artifacts, directory)
+    views = views_of(model, recipe_of(model))
+    if absent := [view.file for view in views if view.file not in manifest["files"]]:
+        raise UserError(f"{directory} has no {', '.join(absent)}, which bundles of this version have; export it again with all its artifacts")
+    with replacing_directory(directory) as staging, torch.no_grad():
+        shutil.copytree(directory, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns(SIGNATURE))
+        job = Job(model, artifacts, views, staging, ExportOptions(seed=chosen.seed))
+        report = _report(staging)
+        cases = [*_recorded(staging), *(case for view in views for case in _proved(job, view, report))]
+        report.require()
+        write_parity(staging, cases, report)
+        manifest["artifacts"] |= {name: write_artifact(staging, name, artifact, "slots") for name, artifact in artifacts.items()}
+        manifest["parity"] = report.summary()
+        seal(staging, manifest)
+        size = sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
+    return Bundle(directory, "slots", report.to_dict(), size)
+
+
+def _checked(model: Model, artifacts: Mapping[str, Artifact], directory: Path) -> dict[str, Any]:
+    """The manifest's table, when the bundle is whole and every artifact fits it."""
+    from polyadapt_runtime.errors import BundleError
+    from polyadapt_runtime.manifest import read_manifest
+    from polyadapt_runtime.slots import check_fit
+
+    try:
+        manifest = read_manifest(directory)
+        if manifest.base_id != model.base_id:
+            raise UserError(f"{directory} holds base {manifest.base_id[:12]}, but {model.reference} is {model.base_id[:12]}; load the model that it was exported from")
+        for name, artifact in artifacts.items():
+            if name in manifest.artifacts:
+                raise UserError(f"{directory} has an artifact {name!r} already; give another name")
+            shapes = {slot: (tuple(value.shape), str(value.dtype).removeprefix("torch.")) for slot, value in artifact.slots.items()}
+            check_fit(manifest, artifact.base_id, shapes, f"artifact {name!r}")
+    except BundleError as error:
+        raise UserError(str(error)) from error
+    return dict(manifest.raw)
+
+
+def _proved(job: Job, view: View, report: GateReport) -> list[Case]:
+    """The cases of the new artifacts at one graph, checked as an export checks them."""
+    graph, generator = Graph(job.path(view)), job.generator()
+    base = cases_of(job, view, "base", None, (), generator)[0]
+    by_name = {name: cases_of(job, view, name, name, artifact.edits, generator) for name, artifact in job.artifacts.items()}
+    cases = [case for part in by_name.values() for case in part]
+    check_parity(graph, cases, report)
+    reaching: dict[str | None, Case] = {name: part[0] for name, part in by_name.items() if part[0].slots}
+    check_swap(graph, {None: base, **reaching}, report)
+    for case in reaching.values():
+        check_artifact_effect(graph, base, case, report)
+    return cases
+
+
+def _recorded(staging: Path) -> list[Case]:
+    """The cases that lie in a bundle."""
+    from polyadapt_runtime.tensors import read_safetensors
+
+    tensors, _ = read_safetensors(staging / "parity" / "cases.safetensors")
+    cases = []
+    for entry in read_json(staging / "parity" / "cases.json", "parity cases")["cases"]:
+        inputs, slots, expected = (_below(tensors, f"{entry['name']}/{part}/") for part in ("in", "slot", "out"))
+        cases.append(Case(entry["name"], entry["artifact"], entry["sizes"], inputs, slots, expected, entry.get("graph", "model")))
+    return cases
+
+
+def _report(staging: Path) -> GateReport:
+    """The report of the checks that were made before."""
+    found = read_json(staging / "parity" / "report.json", "parity report")
+    return GateReport(found["tolerance"], found["cause"], found["cases"], found["effects"])
+
+
+def _below(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

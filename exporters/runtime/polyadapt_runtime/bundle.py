@@ -12,7 +12,7 @@ import numpy as np
 from polyadapt_runtime.errors import ArtifactError, InputError
 from polyadapt_runtime.generate import TASKS, Sampling, Token, Writer
 from polyadapt_runtime.learn import GROUP, check_learnable, with_class
-from polyadapt_runtime.manifest import read_manifest
+from polyadapt_runtime.manifest import PLAIN, read_manifest
 from polyadapt_runtime.postprocess import interpret
 from polyadapt_runtime.preprocess import Example, Processor
 from polyadapt_runtime.runner import Runner, rows_of
@@ -20,6 +20,7 @@ from polyadapt_runtime.selftest import SelfTest, selftest
 from polyadapt_runtime.session import Session
 from polyadapt_runtime.slots import ArtifactInfo
 from polyadapt_runtime.store import ArtifactStore
+from polyadapt_runtime.variants import describe, with_variant
 
 Array = np.ndarray
 BATCH_SIZE = 32
@@ -36,15 +37,16 @@ class Bundle:
         device: `auto` (CUDA where it really runs), `cpu`, or `cuda` (raises where it does not run).
         verify: whether to compare the sha256 of every file; links, names and sizes are always checked.
         threads: threads of one call; None leaves it to onnxruntime.
+        variant: `float32`, or one of the bundle's variants (`float16`, `int8`); artifacts, inputs and outputs are the same.
         cache_bytes: the most that tensors of artifacts take on the device before the least recently used go.
 
     Raises:
         BundleError: one of its kinds: the folder is no bundle, was altered, needs another version or device.
     """
 
-    def __init__(self, path: Path | str, device: str = "auto", verify: bool = True, threads: int | None = None, cache_bytes: int = 512 << 20) -> None:
+    def __init__(self, path: Path | str, device: str = "auto", verify: bool = True, threads: int | None = None, cache_bytes: int = 512 << 20, variant: str = PLAIN) -> None:
         self.path = Path(path)
-        self.manifest = read_manifest(self.path, verify)
+        self.manifest = with_variant(self.path, read_manifest(self.path, verify), variant)
         graph = self.manifest.graphs["model"]
         self._session = Session(self.path / graph.file, device, threads)
         self._runner = Runner(self.manifest, graph, self._session)
@@ -105,7 +107,7 @@ class Bundle:
         graph = self.manifest.graphs["model"]
         kept = {key: self.manifest.raw.get(key) for key in ("name", "family", "task", "base_id", "form", "licences", "versions", "parity")}
         running = {"provider": self._session.provider, "provider_note": self._session.note, "slots": len(self.manifest.slots), "artifacts": list(self.artifacts())}
-        return {**kept, "inputs": [asdict(port) for port in graph.inputs], "outputs": [asdict(port) for port in graph.outputs], **running}
+        return {**kept, "inputs": [asdict(port) for port in graph.inputs], "outputs": [asdict(port) for port in graph.outputs], **running, **describe(self.manifest)}
 
     def selftest(self) -> SelfTest:
         """Run the recorded parity cases again, here.

@@ -16,6 +16,9 @@ from polyadapt_runtime.tensors import unique_keys
 FORMAT = 1
 FORMS = ("slots", "merged")
 MAXIMUM_BYTES = 64 << 20
+PLAIN = "float32"  # what the graphs of every bundle are
+MEASURES = ("max-relative", "rmse-std")
+DEFAULT_TOLERANCE = 1e-5
 
 T = TypeVar("T")
 
@@ -73,7 +76,14 @@ class Graph:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything a bundle says about itself. `raw` is the whole table as it stands in the file."""
+    """Everything a bundle says about itself.
+
+    Attributes:
+        raw: the whole table as it stands in the file.
+        variant: which number format `graphs` are of.
+        measure: how its outputs are compared with torch's.
+        tolerance: of that measure.
+    """
 
     name: str
     base_id: str
@@ -90,6 +100,9 @@ class Manifest:
     generation: Mapping[str, Any]
     files: Mapping[str, tuple[str, int]]
     raw: Mapping[str, Any]
+    variant: str = PLAIN
+    measure: str = MEASURES[0]
+    tolerance: float = DEFAULT_TOLERANCE
 
     @property
     def groups(self) -> dict[str, tuple[str, ...]]:
@@ -151,6 +164,7 @@ def parse_manifest(table: Mapping[str, Any], where: str = MANIFEST) -> Manifest:
         generation=table.get("generation") or {},
         files=files,
         raw=table,
+        tolerance=float((table.get("parity") or {}).get("tolerance") or DEFAULT_TOLERANCE),
     )
     _check_references(manifest, where)
     return manifest

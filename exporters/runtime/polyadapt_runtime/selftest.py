@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 
 from polyadapt_runtime.errors import ManifestError
-from polyadapt_runtime.manifest import Manifest, need, read_json, read_table
+from polyadapt_runtime.manifest import PLAIN, Manifest, need, read_json, read_table
 from polyadapt_runtime.tensors import read_safetensors
 
 CASES, TENSORS, REPORT = "parity/cases.json", "parity/cases.safetensors", "parity/report.json"
-DEFAULT_TOLERANCE = 1e-5
+POOLED = "rmse-std"
 
 Run = Callable[[Mapping[str, np.ndarray], str | None], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class CaseResult:
-    """One output of one case: its largest error relative to the largest recorded value, and whether it is small enough."""
+    """One output of one case, or of `all` cases together where the variant's measure needs that: its error, and whether it is small enough."""
 
     case: str
     artifact: str | None
@@ -38,6 +38,8 @@ class SelfTest:
     ok: bool
     provider: str
     cases: tuple[CaseResult, ...]
+    variant: str = PLAIN
+    measure: str = "max-relative"
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""
@@ -60,9 +62,9 @@ def selftest(root: Path, manifest: Manifest, run: Run, provider: str) -> SelfTes
         if path not in manifest.files:
             raise ManifestError(f"{root} holds no {path}, so there is nothing to compare with; export it again")
     tensors, _ = read_safetensors(root / TENSORS, manifest.files[TENSORS][0])
-    tolerances = _tolerances(root, manifest)
-    default = float((manifest.raw.get("parity") or {}).get("tolerance") or DEFAULT_TOLERANCE)
+    tolerances = _tolerances(root, manifest) if manifest.variant == PLAIN else {}
     results: list[CaseResult] = []
+    pooled: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for case in _cases(root):
         name, artifact = need(case, "name", str, CASES), case.get("artifact")
         recorded = {part: _below(tensors, f"{name}/{part}/") for part in ("in", "slot", "out")}
@@ -70,9 +72,22 @@ def selftest(root: Path, manifest: Manifest, run: Run, provider: str) -> SelfTes
             raise ManifestError(f"{root / TENSORS} holds no outputs for case {name!r}")
         got = run({**recorded["in"], **recorded["slot"]}, artifact)
         for output, expected in recorded["out"].items():
-            error, tolerance = relative_error(got.get(output), expected), tolerances.get((name, output), default)
+            pooled.setdefault(output, []).append((got.get(output, np.empty(0)), expected))
+            error, tolerance = relative_error(got.get(output), expected), tolerances.get((name, output), manifest.tolerance)
             results.append(CaseResult(name, artifact, output, error, tolerance, error <= tolerance))
-    return SelfTest(bool(results) and all(result.ok for result in results), provider, tuple(results))
+    if manifest.measure == POOLED:
+        errors = {output: pooled_error(pairs) for output, pairs in pooled.items()}
+        results = [CaseResult("all", None, output, error, manifest.tolerance, error <= manifest.tolerance) for output, error in errors.items()]
+    return SelfTest(bool(results) and all(result.ok for result in results), provider, tuple(results), manifest.variant, manifest.measure)
+
+
+def pooled_error(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Root of the mean squared difference over the deviation of what is expected, all cases of an output together; infinite where shapes or not-a-numbers differ."""
+    if any(found.shape != expected.shape or not np.array_equal(np.isnan(found), np.isnan(expected)) for found, expected in pairs):
+        return float("inf")
+    differences, values = (np.concatenate([part.ravel() for part in parts]).astype(np.float64) for parts in zip(*((a - b, b) for a, b in pairs), strict=True))
+    error, deviation = float(np.sqrt(np.nanmean(differences**2))) if differences.size else 0.0, float(np.nanstd(values)) if values.size else 0.0
+    return error / deviation if deviation else (0.0 if error == 0.0 else float("inf"))
 
 
 def relative_error(found: np.ndarray | None, expected: np.ndarray) -> float:

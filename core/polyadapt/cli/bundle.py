@@ -16,6 +16,7 @@ from polyadapt.errors import UserError
 @click.option("--artifact", "artifacts", multiple=True, metavar="NAME=FOLDER", help="May be given several times; NAME= may be left out.")
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the bundle.")
 @click.option("--form", default="slots", show_default=True, help="slots, merged or bank.")
+@click.option("--layout", default="bundle", show_default=True, type=click.Choice(("bundle", "triton")), help="What --out becomes: a bundle, or a model repository for Triton.")
 @click.option("--target", default="onnx", show_default=True, help="Name of the plugin that exports.")
 @option_pairs("-o", "--option", "options")
 @option_pairs("-m", "--model-option", "model_options")
@@ -35,7 +36,8 @@ def export(ctx: click.Context, /, **given: Any) -> None:
     model = load_model(host, given["reference"], parse_pairs(given["model_options"], "--model-option"), given["allow_download"])
     for artifact in artifacts.values():
         artifact.check_base(model.base_id, model.reference)
-    api.export(model, artifacts, out, given["form"], target=given["target"], host=host, **parse_pairs(given["options"], "--option"))
+    options = parse_pairs(given["options"], "--option") | ({"layout": given["layout"]} if given["layout"] != "bundle" else {})
+    api.export(model, artifacts, out, given["form"], target=given["target"], host=host, **options)
     size_bytes = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     facts = {"bundle": str(out), "form": given["form"], "artifacts": list(artifacts), "bytes": size_bytes}
     print_json(facts) if given["as_json"] else print_facts(facts.items())
@@ -61,15 +63,16 @@ def named(artifacts: tuple[str, ...]) -> dict[str, Path]:
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--device", default="cpu", show_default=True, help="auto, cpu or cuda.")
+@click.option("--variant", default="float32", show_default=True, help="float32, or a variant of the bundle: float16 or int8.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def verify(ctx: click.Context, bundle: Path, device: str, as_json: bool) -> None:
+def verify(ctx: click.Context, bundle: Path, device: str, variant: str, as_json: bool) -> None:
     """Check BUNDLE with the runtime alone: files, sizes, digests, and parity with torch's recorded outputs."""
     from polyadapt_runtime import Bundle, BundleError
 
-    report: dict[str, Any] = {"ok": False, "files": 0, "selftest": [], "provider": "", "error": ""}
+    report: dict[str, Any] = {"ok": False, "files": 0, "selftest": [], "provider": "", "variant": variant, "error": ""}
     try:
-        opened = Bundle(bundle, device=device)
+        opened = Bundle(bundle, device=device, variant=variant)
         report["files"] = len(opened.manifest.files)
         proof = opened.selftest()
     except BundleError as error:

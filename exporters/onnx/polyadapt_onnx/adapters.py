@@ -23,13 +23,13 @@ def write_adapter_file(staging: Path, name: str, artifact: Artifact) -> str:
     """
     import onnxruntime
 
-    tensors = {slot: np.ascontiguousarray(value.detach().cpu().numpy()) for slot, value in slots_of(artifact.edits).items()}
-    if flat := [slot for slot, value in tensors.items() if value.ndim == 0]:
+    slots = slots_of(artifact.edits)
+    if flat := [slot for slot, value in slots.items() if value.ndim == 0]:
         raise ExportError(f"artifact {name}: {flat[0]} has no axes, and onnxruntime cannot read such a tensor from an adapter file; export without adapters=true")
     relative = f"artifacts/{name}/{name}.onnx_adapter"
     form = onnxruntime.AdapterFormat()
     form.set_adapter_version(1)
     form.set_model_version(1)
-    form.set_parameters({slot: onnxruntime.OrtValue.ortvalue_from_numpy(value) for slot, value in tensors.items()})
+    form.set_parameters({slot: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value.detach().cpu().numpy())) for slot, value in slots.items()})
     form.export_adapter(str(staging / relative))
     return relative

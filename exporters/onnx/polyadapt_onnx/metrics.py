@@ -27,7 +27,7 @@ def measure(bundle: Path, variants: Sequence[str], evaluate: Evaluate) -> None:
     found = {name: {artifact: dict(row) for artifact, row in evaluate(bundle, name).items()} for name in (PLAIN, *variants)}
     for name in variants:
         for artifact, row in found[name].items():
-            _require(name, artifact, found[PLAIN][artifact], row)
+            require_metric(name, artifact, found[PLAIN][artifact], row)
     manifest, report = read_json(bundle / "manifest.json", "manifest"), read_json(bundle / "parity" / "report.json", "parity report")
     manifest["parity"]["metrics"] = report["metrics"] = found[PLAIN]
     for name in variants:
@@ -36,7 +36,12 @@ def measure(bundle: Path, variants: Sequence[str], evaluate: Evaluate) -> None:
     seal(bundle, manifest)
 
 
-def _require(variant: str, artifact: str, plain: Mapping[str, Any], row: Mapping[str, Any]) -> None:
+def require_metric(variant: str, artifact: str, plain: Mapping[str, Any], row: Mapping[str, Any]) -> None:
+    """Refuse a loss of more than one point.
+
+    Raises:
+        VariantError: with both values.
+    """
     kind = metric(plain["metric"])
     loss = (plain["value"] - row["value"]) * (1 if kind.is_better_higher else -1)
     if loss > (POINT if kind.is_share else POINT * abs(plain["value"])) + 1e-12:

@@ -61,7 +61,7 @@ def config(name: str, graph: Mapping[str, Any], slots: Mapping[str, Any], has_la
     Raises:
         ExportError: a type that Triton does not have.
     """
-    blocks = [("input", port["name"], port, []) for port in graph["inputs"]]
+    blocks: list[tuple[str, str, Mapping[str, Any], list[str]]] = [("input", port["name"], port, []) for port in graph["inputs"]]
     blocks += [("input", slot, entry, ["optional: true"]) for slot, entry in slots.items()]
     blocks += [("output", port["name"], port, ['label_filename: "labels.txt"'] if has_labels and port["name"] == "logits" else []) for port in graph["outputs"]]
     lines = [f"name: {json.dumps(name)}", 'platform: "onnxruntime_onnx"', "max_batch_size: 0"]

@@ -112,10 +112,10 @@ class _Pass:
     def run(self) -> None:
         kept = self._kept()
         nodes = list(self._graph.node)
-        if not any(self._is_heavy(node) and id(node) not in kept for node in nodes):
+        if not any(self._is_heavy(node) and node.output[0] not in kept for node in nodes):
             raise VariantError("float16: this graph has no product, lookup or normalisation that could run in half precision; leave the variant out")
         for node in nodes:
-            if id(node) not in kept and (self._is_heavy(node) or self._follows(node)):
+            if node.output[0] not in kept and (self._is_heavy(node) or self._follows(node)):
                 self._convert(node)
             else:
                 self._nodes.append(node)
@@ -168,12 +168,12 @@ class _Pass:
     def _floats(self, names: Any) -> list[str]:
         return [name for name in names if self._types.get(name) == self._onnx.TensorProto.FLOAT]
 
-    def _kept(self) -> set[int]:
-        """Identities of nodes that stay in float32: all before a logarithm, and products of positions and frequencies before a sine or cosine."""
+    def _kept(self) -> set[str]:
+        """First outputs of the nodes that stay in float32: all before a logarithm, and products of positions and frequencies before a sine or cosine."""
         producers = {name: node for node in self._graph.node for name in node.output}
-        kept = {id(node) for end in self._graph.node if end.op_type == "Log" for node in _before(end, producers, lambda node: True)}
+        kept = {node.output[0] for end in self._graph.node if end.op_type == "Log" for node in _before(end, producers, lambda node: True)}
         angles = [node for node in self._graph.node if node.op_type in ("Sin", "Cos")]
-        return kept | {id(node) for end in angles for node in _before(end, producers, lambda node: not self._has_matrix(node))}
+        return kept | {node.output[0] for end in angles for node in _before(end, producers, lambda node: not self._has_matrix(node))}
 
     def _has_matrix(self, node: Any) -> bool:
         """Whether a constant with more than one axis longer than 1 goes in: a layer of the network, not a table of frequencies."""
@@ -182,13 +182,13 @@ class _Pass:
 
 def _before(end: Any, producers: dict[str, Any], passes: Any) -> Iterator[Any]:
     """Nodes on the way to `end`, as far as `passes` lets through."""
-    seen: set[int] = set()
+    seen: set[str] = set()
     waiting = [end]
     while waiting:
         for name in _all_inputs(waiting.pop()):
             node = producers.get(name)
-            if node is not None and id(node) not in seen and passes(node):
-                seen.add(id(node))
+            if node is not None and node.output[0] not in seen and passes(node):
+                seen.add(node.output[0])
                 waiting.append(node)
                 yield node
 

@@ -51,7 +51,7 @@ class VariantReport:
         Raises:
             VariantError: naming the first failures.
         """
-        failed = [row for row in (*self.rows.cases, *self.rows.effects) if not row["ok"]]
+        failed = [row for row in (*self.rows.effects, *self.rows.cases) if not row["ok"]]
         if failed:
             words = "; ".join(row["message"] for row in failed[:3])
             raise VariantError(f"variant {self.variant.name} did not pass its gate ({len(failed)} checks failed): {words}; nothing was written, export without this variant")
@@ -69,14 +69,14 @@ def check_variant(variant: Variant, view: View, plain: Graph, graph: Graph, made
         no_effect: globs of groups that the family declares to be null.
         report: takes the findings.
     """
-    cases = [case for case in made.cases if case.graph == view.name]
-    found = {case.name: graph.run(case.inputs, case.slots) for case in cases}
-    _compare(variant, cases, found, report)
-    _check_answers(variant, cases, found, report)
     if graph.overridable != plain.overridable:
         lost = sorted(plain.overridable - graph.overridable)
         report.rows.effects.append({"check": "slots", "ok": False, "message": f"slots are lost: {', '.join(lost[:3])}"})
         return
+    cases = [case for case in made.cases if case.graph == view.name]
+    found = {case.name: graph.run(case.inputs, case.slots) for case in cases}
+    _compare(variant, cases, found, report)
+    _check_answers(variant, cases, found, report)
     by_artifact = {case.artifact: case for case in reversed(cases) if case.artifact is None or case.slots}
     base = next(case for case in cases if case.artifact is None)
     check_swap(graph, {None: base, **{name: case for name, case in by_artifact.items() if name is not None}}, report.rows)

@@ -260,9 +260,10 @@ def test_what_a_point_is(metric: str, plain: float, half: float, good: bool) -> 
 
 REFUSED = {
     ("efficientnet", "int8"): "no linear layer of this graph has constant weights",
+    ("vits", "float16"): r"output waveform: error 0\.00\d+ \(max-relative\)",
     ("resnet", "int8"): "no linear layer of this graph has constant weights",
 }
-"""Families whose graphs have no such variant, and why."""
+"""Families whose graphs have no such variant, and why: convolutions alone, and a vocoder whose noise in half precision is above the tolerance."""
 
 CELLS = [pytest.param(family, name, id=f"{family}-{name}", marks=[] if family == "bert" else [pytest.mark.slow]) for family in FAMILIES for name in VARIANTS]
 

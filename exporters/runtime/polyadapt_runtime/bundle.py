@@ -154,8 +154,7 @@ class Bundle:
         method = "prototypes" if artifact is None else self._store.info(artifact).method
         labels = self._labels(artifact)
         check_learnable(held, labels, label)
-        feeds = self._takes_feeds(examples)
-        rows = rows_of(self.run(examples, artifact)) if feeds else self._answer([self._processor()(raw) for raw in examples], artifact, 1.0, BATCH_SIZE)
+        rows = rows_of(self.run(examples, artifact)) if self._takes_feeds(examples) else self._answer([self._processor()(raw) for raw in examples], artifact, 1.0, BATCH_SIZE)
         if not rows:
             raise InputError(f"learning class {label!r} needs at least one example")
         name = name or f"{artifact or 'base'}+{label}"

@@ -64,7 +64,7 @@ def selftest(root: Path, manifest: Manifest, run: Run, provider: str) -> SelfTes
     tensors, _ = read_safetensors(root / TENSORS, manifest.files[TENSORS][0])
     tolerances = _tolerances(root, manifest) if manifest.variant == PLAIN else {}
     results: list[CaseResult] = []
-    pooled: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    pooled: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
     for case in _cases(root):
         name, artifact = need(case, "name", str, CASES), case.get("artifact")
         recorded = {part: _below(tensors, f"{name}/{part}/") for part in ("in", "slot", "out")}
@@ -72,12 +72,12 @@ def selftest(root: Path, manifest: Manifest, run: Run, provider: str) -> SelfTes
             raise ManifestError(f"{root / TENSORS} holds no outputs for case {name!r}")
         got = run({**recorded["in"], **recorded["slot"]}, artifact)
         for output, expected in recorded["out"].items():
-            pooled.setdefault(output, []).append((got.get(output, np.empty(0)), expected))
+            pooled.setdefault((str(case.get("graph", "model")), output), []).append((got.get(output, np.empty(0)), expected))
             error, tolerance = relative_error(got.get(output), expected), tolerances.get((name, output), manifest.tolerance)
             results.append(CaseResult(name, artifact, output, error, tolerance, error <= tolerance))
     if manifest.measure == POOLED:
-        errors = {output: pooled_error(pairs) for output, pairs in pooled.items()}
-        results = [CaseResult("all", None, output, error, manifest.tolerance, error <= manifest.tolerance) for output, error in errors.items()]
+        errors = [(output, pooled_error(pairs)) for (_, output), pairs in pooled.items()]
+        results = [CaseResult("all", None, output, error, manifest.tolerance, error <= manifest.tolerance) for output, error in errors]
     return SelfTest(bool(results) and all(result.ok for result in results), provider, tuple(results), manifest.variant, manifest.measure)
 
 

@@ -52,9 +52,9 @@ def encoder() -> Model:
     return build_model(Bert(BERT), backbone, Task("features"), make_processor({"kind": "tensors"}), reference="encoder")
 
 
-def lora(model: Model, seed: int) -> Artifact:
+def lora(model: Model, seed: int, sites: tuple[str, ...] = SITES) -> Artifact:
     """An artifact without a zero factor."""
-    form = load_method(LORA).build(model, LoraOptions(sites=SITES, rank=8), torch.Generator().manual_seed(seed))
+    form = load_method(LORA).build(model, LoraOptions(sites=sites, rank=8), torch.Generator().manual_seed(seed))
     non_degenerate(form)
     return Artifact("lora", model.base_id, model.family.card.id, model.task.kind, tuple(form.lower()))
 

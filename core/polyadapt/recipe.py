@@ -186,6 +186,10 @@ def _arms(value: Any, where: str) -> tuple[ArmSection, ...]:
 def _check_export(section: ExportSection, where: str) -> None:
     if section.form not in FORMS:
         raise UserError(f"{where}: unknown form {section.form!r}{nearest(section.form, FORMS)}")
+    if section.options.get("layout", "bundle") != "bundle":
+        raise UserError(
+            f"{where}: a run proves and measures a bundle; leave layout out, and make a repository of the run's artifacts by polyadapt export --layout {section.options['layout']}"
+        )
     folder = Path(section.directory)
     if folder.is_absolute() or ".." in folder.parts or not section.directory:
         raise UserError(f"{where}: directory {section.directory!r}; expected a path inside the run's directory")

@@ -72,7 +72,7 @@ def _asking(host: Host, model: Model, artifact: Artifact | None, batch_size: int
 
     def predict(dataset: Dataset) -> list[Prediction]:
         answers = host.infer(model, [example.raw for example in dataset], artifact, {"batch_size": batch_size})
-        return [Prediction(example.id, _truth(example), _said(answer)) for example, answer in zip(dataset, answers, strict=True)]
+        return [Prediction(example.id, truth_of(example), _said(answer)) for example, answer in zip(dataset, answers, strict=True)]
 
     return predict
 
@@ -97,7 +97,8 @@ def _scoring(model: Model) -> Predictor:
     return predict
 
 
-def _truth(example: Example) -> Answer:
+def truth_of(example: Example) -> Answer:
+    """What is right for an example: its class, its text, or its numbers."""
     if example.label is not None and example.text is None:
         return example.label
     return example.text if example.text is not None else tuple(float(value) for value in example.target.reshape(-1))

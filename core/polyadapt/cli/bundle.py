@@ -20,6 +20,7 @@ from polyadapt.signing import SIGNATURE
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the bundle.")
 @click.option("--into", type=click.Path(path_type=Path, file_okay=False), help="Add the artifacts to this bundle of form slots. REF may be left out: the bundle names its base.")
 @click.option("--form", default="slots", show_default=True, help="slots, merged or bank.")
+@click.option("--layout", default="bundle", show_default=True, type=click.Choice(("bundle", "triton")), help="What --out becomes: a bundle, or a model repository for Triton.")
 @click.option("--target", default="onnx", show_default=True, help="Name of the plugin that exports.")
 @option_pairs("-o", "--option", "options")
 @option_pairs("-m", "--model-option", "model_options")
@@ -37,7 +38,8 @@ def export(ctx: click.Context, /, **given: Any) -> None:
     model = load_model(host, reference, parse_pairs(given["model_options"], "--model-option"), given["allow_download"])
     for artifact in artifacts.values():
         artifact.check_base(model.base_id, model.reference)
-    options = {"target": given["target"], "host": host, **parse_pairs(given["options"], "--option")}
+    layout = {} if given["layout"] == "bundle" else {"layout": given["layout"]}
+    options = {"target": given["target"], "host": host, **parse_pairs(given["options"], "--option"), **layout}
     was_signed = (place / SIGNATURE).exists()
     if is_new:
         api.export(model, artifacts, place, given["form"], **options)
@@ -104,19 +106,20 @@ def named(artifacts: tuple[str, ...]) -> dict[str, Path]:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--device", default="cpu", show_default=True, help="auto, cpu or cuda.")
 @click.option("--key", type=click.Path(path_type=Path), metavar="PUBLIC.pem", help="Also check that the holder of this key signed these very files.")
+@click.option("--variant", default="float32", show_default=True, help="float32, or a variant of the bundle: float16 or int8.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def verify(ctx: click.Context, bundle: Path, device: str, key: Path | None, as_json: bool) -> None:
+def verify(ctx: click.Context, bundle: Path, device: str, key: Path | None, variant: str, as_json: bool) -> None:
     """Check BUNDLE with the runtime alone: files, sizes, digests, and parity with torch's recorded outputs."""
     from polyadapt.signing import check_signature
     from polyadapt_runtime import Bundle, BundleError
 
-    report: dict[str, Any] = {"ok": False, "is_signature_checked": False, "files": 0, "selftest": [], "provider": "", "error": ""}
+    report: dict[str, Any] = {"ok": False, "is_signature_checked": False, "files": 0, "selftest": [], "provider": "", "variant": variant, "error": ""}
     try:
         if key is not None:
             check_signature(bundle, key)
             report["is_signature_checked"] = True
-        opened = Bundle(bundle, device=device)
+        opened = Bundle(bundle, device=device, variant=variant)
         report["files"] = len(opened.manifest.files)
         proof = opened.selftest()
     except (BundleError, UserError) as error:

@@ -22,6 +22,7 @@ from polyadapt.hookspecs import Event
 from polyadapt.host import Host
 from polyadapt.job.arms import Arm, Bench, arms_of
 from polyadapt.job.directory import RunDirectory, open_directory
+from polyadapt.job.variants import bundle_evaluator
 from polyadapt.model import Model
 from polyadapt.options import read_options
 from polyadapt.recipe import DataSection, Recipe
@@ -174,7 +175,10 @@ def _export(bench: Bench, prepared: Prepared) -> dict[str, Any]:
     if not (bench.resume and (target / "manifest.json").is_file()):
         bench.announce({"kind": "export", "state": "started", "form": section.form})
         artifacts = {arm.name: bench.artifact(arm) for arm in arms}
-        bench.host.export(bench.model, artifacts, target, section.target, {"form": section.form, **section.options})
+        options: dict[str, Any] = {"form": section.form, **section.options}
+        if options.get("variants"):
+            options["evaluate"] = bundle_evaluator(bench.model.task.kind, bench.metrics, tuple(artifacts), section.form, prepared.parts.test)
+        bench.host.export(bench.model, artifacts, target, section.target, options)
     opened = Bundle(target, device="cpu")
     proof = opened.selftest()
     if not proof.ok:
@@ -183,7 +187,11 @@ def _export(bench: Bench, prepared: Prepared) -> dict[str, Any]:
     parity = {"ok": proof.ok, "max_relative_error": max(case.error for case in proof.cases), "tolerance": max(case.tolerance for case in proof.cases)}
     latency_ms = _latency_ms(opened, prepared.parts.test, arms[0].name if arms and section.form != "merged" else None)
     bench.announce({"kind": "export", "state": "finished", "cases": len(proof.cases), **parity})
-    return {"path": section.directory, "form": section.form, "parity": parity, "latency_ms": latency_ms}
+    row: dict[str, Any] = {"path": section.directory, "form": section.form, "parity": parity, "latency_ms": latency_ms}
+    if variants := opened.manifest.raw.get("variants"):
+        row["metrics"] = opened.manifest.raw["parity"].get("metrics", {})
+        row["variants"] = {name: {"parity": entry["parity"], "metrics": entry.get("metrics", {})} for name, entry in variants.items()}
+    return row
 
 
 def _latency_ms(bundle: Any, dataset: Dataset, artifact: str | None) -> float | None:

@@ -8,6 +8,7 @@ renamed into place.
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,8 +24,12 @@ from polyadapt.model import Model
 from polyadapt.options import read_options
 from polyadapt_onnx.forms import FORMS, Job
 from polyadapt_onnx.manifest import write_bundle_files
+from polyadapt_onnx.metrics import measure
 from polyadapt_onnx.options import ExportOptions
 from polyadapt_onnx.picture import write_picture_graph
+from polyadapt_onnx.triton import write_repository
+from polyadapt_onnx.variants.build import build_variants, check_names
+from polyadapt_onnx.variants.errors import VariantError
 from polyadapt_onnx.views import views_of, writes
 
 
@@ -57,7 +62,7 @@ def export(model: Model, artifacts: Mapping[str, Artifact], directory: Path | st
         artifacts: by the name under which the runtime will call them.
         directory: becomes the bundle; an old one is replaced only when the new one is complete.
         form: `slots` (artifacts are fed at run time), `merged` (one artifact, folded or baked in) or `bank` (a number names the artifact of each row).
-        options: see `ExportOptions`.
+        options: see `ExportOptions`. With layout `triton` the directory becomes a model repository, made from a bundle that passed its gate.
 
     Raises:
         UserError: an artifact does not fit, or the form does not suit it.
@@ -68,9 +73,14 @@ def export(model: Model, artifacts: Mapping[str, Artifact], directory: Path | st
         raise UserError(f"unknown form {form!r}; bundles come as {' or '.join(FORMS)}")
     for artifact in artifacts.values():
         artifact.check_base(model.base_id, model.reference)
+    check_names(chosen.variants)
     recipe = recipe_of(model)
+    if chosen.layout == "triton":
+        return _as_repository(model, artifacts, Path(directory), form, chosen)
     try:
         return _export(model, artifacts, Path(directory), form, chosen, recipe)
+    except VariantError:
+        raise
     except ExportError:
         if recipe.exporter == "legacy" or not chosen.legacy_fallback or writes(model):
             raise
@@ -97,6 +107,20 @@ def _export(model: Model, artifacts: Mapping[str, Artifact], directory: Path, fo
         made = FORMS[form](job)
         write_picture_graph(staging, model.processor.spec if model.processor is not None else None, made.report, options.seed)
         made.report.require()
-        write_bundle_files(job, made, form, options.name or directory.name.removesuffix(".bundle"))
+        variants = build_variants(job, made)
+        write_bundle_files(job, made, form, options.name or directory.name.removesuffix(".bundle"), variants)
+        if options.evaluate is not None:
+            measure(staging, options.variants, options.evaluate)
         size = sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
     return Bundle(directory, form, made.report.to_dict(), size)
+
+
+def _as_repository(model: Model, artifacts: Mapping[str, Artifact], directory: Path, form: str, options: ExportOptions) -> Bundle:
+    """A model repository in place of the bundle that it is made from."""
+    name = options.name or directory.name
+    with tempfile.TemporaryDirectory() as folder, replacing_directory(directory) as staging:
+        given = {**options.model_dump(), "name": name, "layout": "bundle"}
+        made = export(model, artifacts, Path(folder) / "whole.bundle", form, given)
+        write_repository(made.directory, staging)
+        size = sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
+    return replace(made, directory=directory, size_bytes=size)

@@ -180,8 +180,7 @@ def check_slot_effects(graph: Graph, cases: Sequence[Case], no_effect: Mapping[s
     for name, value in cases[0].slots.items():
         if not value.size:
             continue
-        group = name.rpartition(".")[0]
-        reason = next((why for glob, why in no_effect.items() if fnmatch.fnmatchcase(group, glob)), "")
+        reason = null_reason(name, no_effect)
         change, floor = 0.0, (10 if reason else EFFECT_FLOOR) * report.tolerance
         for case in ordered[:1] if reason else ordered:
             if not reason and case.name not in plain:
@@ -209,13 +208,24 @@ def _null_change(graph: Graph, case: Case, name: str, silent: Arrays) -> float:
 
 def _change_by(graph: Graph, case: Case, name: str, state: Arrays, before: Arrays) -> float:
     """Largest relative change of the watched outputs `before` when one slot of `state` moves."""
-    value = state[name]
-    noise = np.random.default_rng(0).standard_normal(value.shape).astype(value.dtype)
-    moved = 1.0 - value if name.endswith(":prototypes.cosine") else value + noise * max(float(np.std(value[np.isfinite(value)])), 0.1)
-    if value.dtype.kind == "i":
-        moved = np.zeros_like(value)  # lengths
-    found = graph.run(case.inputs, {**state, name: moved})
+    found = graph.run(case.inputs, {**state, name: moved_slot(name, state[name])})
     return max(_change(found[output], reference) for output, reference in before.items())
+
+
+def null_reason(name: str, no_effect: Mapping[str, str]) -> str:
+    """The reason for which a family declares a slot to be without effect; empty where it does not."""
+    group = name.rpartition(".")[0]
+    return next((why for glob, why in no_effect.items() if fnmatch.fnmatchcase(group, glob)), "")
+
+
+def moved_slot(name: str, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A slot's tensor moved by seeded noise of its own size; a switch the other way, and lengths to zero."""
+    if value.dtype.kind == "i":
+        return np.zeros_like(value)
+    if name.endswith(":prototypes.cosine"):
+        return np.asarray(1.0 - value, value.dtype)
+    noise = np.random.default_rng(0).standard_normal(value.shape).astype(value.dtype)
+    return np.asarray(value + noise * max(float(np.std(value[np.isfinite(value)])), 0.1), value.dtype)
 
 
 def numpy_of(tensors: Mapping[str, torch.Tensor]) -> Arrays:

@@ -8,7 +8,7 @@ what was proved of it stands. A signature does not: it covered the old files, an
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,17 @@ from polyadapt.files import read_json, replacing_directory
 from polyadapt.model import Model
 from polyadapt.options import Options, read_options
 from polyadapt.signing import SIGNATURE
+from polyadapt_onnx.adapters import write_adapter_file
 from polyadapt_onnx.exporter import Bundle, recipe_of
-from polyadapt_onnx.forms.job import Job, cases_of
+from polyadapt_onnx.forms.job import Job, Made, cases_of
 from polyadapt_onnx.gate import Case, GateReport, Graph, check_artifact_effect, check_parity, check_swap
 from polyadapt_onnx.manifest import seal, write_artifact, write_parity
 from polyadapt_onnx.options import ExportOptions
+from polyadapt_onnx.variants import VARIANTS
+from polyadapt_onnx.variants.gate import VariantReport, check_variant
 from polyadapt_onnx.views import View, views_of
+
+REPORT = "parity/report.json"
 
 
 class IntoOptions(Options):
@@ -58,11 +63,16 @@ def add_artifacts(model: Model, artifacts: Mapping[str, Artifact], directory: Pa
         shutil.copytree(directory, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns(SIGNATURE))
         job = Job(model, artifacts, views, staging, ExportOptions(seed=chosen.seed))
         report = _report(staging)
-        cases = [*_recorded(staging), *(case for view in views for case in _proved(job, view, report))]
+        before, new = _recorded(staging), [case for view in views for case in _proved(job, view, report)]
         report.require()
-        write_parity(staging, cases, report)
-        manifest["artifacts"] |= {name: write_artifact(staging, name, artifact, "slots") for name, artifact in artifacts.items()}
-        manifest["parity"] = report.summary()
+        whole = {**read_json(staging / REPORT, "parity report"), **report.to_dict()}
+        _prove_variants(job, [*(case for case in before if case.artifact is None), *new], manifest, whole)
+        write_parity(staging, [*before, *new], whole)
+        has_adapters = any("onnx_adapter" in entry for entry in manifest["artifacts"].values())
+        for name, artifact in artifacts.items():
+            entry = write_artifact(staging, name, artifact, "slots")
+            manifest["artifacts"][name] = {**entry, "onnx_adapter": write_adapter_file(staging, name, artifact)} if has_adapters else entry
+        manifest["parity"] = {**manifest["parity"], **report.summary()}
         seal(staging, manifest)
         size = sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
     return Bundle(directory, "slots", report.to_dict(), size)
@@ -102,6 +112,22 @@ def _proved(job: Job, view: View, report: GateReport) -> list[Case]:
     return cases
 
 
+def _prove_variants(job: Job, cases: Sequence[Case], manifest: Mapping[str, Any], whole: Mapping[str, Any]) -> None:
+    """The gate of every variant with the new artifacts; what is measured joins what was measured before, in the manifest and in the report."""
+    no_effect = job.model.family.no_effect(job.model.backbone)
+    for name, entry in manifest.get("variants", {}).items():
+        old = entry["parity"]
+        report = VariantReport(VARIANTS[name], GateReport(old["tolerance"]), own_error=old.get("torch_error"))
+        for view in job.views:
+            graph = Graph(job.staging / entry["graphs"][view.name]["file"])
+            check_variant(VARIANTS[name], view, Graph(job.path(view)), graph, Made([], cases, report.rows), no_effect, report)
+        report.require()
+        found = report.to_dict()
+        entry["parity"] = {**old, "error": max(old["error"], found["error"]), "effect_correlations": {**old["effect_correlations"], **report.correlations}}
+        told = whole["variants"][name]
+        told |= entry["parity"] | {part: [*told[part], *found[part]] for part in ("cases", "effects")}
+
+
 def _recorded(staging: Path) -> list[Case]:
     """The cases that lie in a bundle."""
     from polyadapt_runtime.tensors import read_safetensors
@@ -116,7 +142,7 @@ def _recorded(staging: Path) -> list[Case]:
 
 def _report(staging: Path) -> GateReport:
     """The report of the checks that were made before."""
-    found = read_json(staging / "parity" / "report.json", "parity report")
+    found = read_json(staging / REPORT, "parity report")
     return GateReport(found["tolerance"], found["cause"], found["cases"], found["effects"])
 
 

@@ -18,22 +18,28 @@ from polyadapt.files import sha256_file, write_json
 from polyadapt.model import Model
 from polyadapt.signature import TensorSpec
 from polyadapt.tensors import save_tensors
+from polyadapt_onnx.adapters import write_adapter_file
+from polyadapt_onnx.essentials import stamp
 from polyadapt_onnx.forms.job import Job, Made
-from polyadapt_onnx.gate import Case, GateReport
+from polyadapt_onnx.gate import Case
 from polyadapt_onnx.picture import describe_picture_graph, described_spec
 from polyadapt_onnx.required import describe_required
 from polyadapt_onnx.slots import describe
+from polyadapt_onnx.variants.build import MadeVariant
 from polyadapt_onnx.views import View, writes
 
 FORMAT = 1
 LIBRARIES = ("polyadapt", "torch", "onnx", "onnxruntime", "onnxscript", "transformers", "timm", "torchaudio", "diffusers")
 
 
-def write_bundle_files(job: Job, made: Made, form: str, name: str) -> None:
+def write_bundle_files(job: Job, made: Made, form: str, name: str, variants: Sequence[MadeVariant] = ()) -> None:
     """Write what belongs beside `onnx/` and, last of all, the manifest with every file's digest."""
     staging, model, artifacts, report = job.staging, job.model, job.artifacts, made.report
-    write_parity(staging, made.cases, report)
+    write_parity(staging, made.cases, {**report.to_dict(), "variants": {row.variant.name: row.report.to_dict() for row in variants}})
     described = {title: write_artifact(staging, title, artifact, form, number) for number, (title, artifact) in enumerate(artifacts.items(), 1)}
+    if job.options.adapters:
+        for title in described:
+            described[title]["onnx_adapter"] = write_adapter_file(staging, title, artifacts[title])
     assets = write_assets(staging, model)
     spec = described_spec(model.processor.spec) if model.processor is not None else None
     manifest: dict[str, Any] = {
@@ -59,11 +65,14 @@ def write_bundle_files(job: Job, made: Made, form: str, name: str) -> None:
     if writes(model):
         layers, heads, size = model.family.cache_shape(model.backbone)
         manifest["generation"] = {**model.generation, "past": {"layers": layers, "heads": heads, "head_size": size}}
+    if variants:
+        manifest["variants"] = {row.variant.name: row.describe(staging) for row in variants}
     seal(staging, manifest)
 
 
 def seal(staging: Path, manifest: dict[str, Any]) -> None:
-    """Write the card and, last of all, the manifest with the digest of every file that lies there."""
+    """Write the essentials into the graphs, the card, and last of all the manifest with the digest of every file that lies there."""
+    stamp(staging, manifest)
     (staging / "README.md").write_text(readme(manifest), encoding="utf-8")
     listed = [path for path in sorted(staging.rglob("*")) if path.is_file() and path != staging / "manifest.json"]
     manifest["files"] = {path.relative_to(staging).as_posix(): {"sha256": sha256_file(path), "size": path.stat().st_size} for path in listed}
@@ -130,7 +139,7 @@ def write_assets(staging: Path, model: Model) -> dict[str, str]:
     return assets
 
 
-def write_parity(staging: Path, cases: Sequence[Case], report: GateReport) -> None:
+def write_parity(staging: Path, cases: Sequence[Case], report: Mapping[str, Any]) -> None:
     """The gate's report and the recorded cases, with which a bundle tests itself without torch."""
     tensors: dict[str, torch.Tensor] = {}
     listed = []
@@ -143,7 +152,7 @@ def write_parity(staging: Path, cases: Sequence[Case], report: GateReport) -> No
     folder = staging / "parity"
     save_tensors(folder / "cases.safetensors", tensors)
     write_json(folder / "cases.json", {"cases": listed})
-    write_json(folder / "report.json", report.to_dict())
+    write_json(folder / "report.json", report)
 
 
 def versions() -> dict[str, str]:

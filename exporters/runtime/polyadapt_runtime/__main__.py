@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--artifact", help="name of an artifact in the bundle, or the folder of one")
     parser.add_argument("--scale", type=float, default=1.0, help="how much of the artifact's effect (default 1)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--variant", default="float32", help="float32, or a variant of the bundle: float16 or int8")
     parser.add_argument("--threads", type=int, help="threads of one call")
     parser.add_argument("--selftest", action="store_true", help="run the recorded parity cases again")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of lines")
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _answer(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
-    bundle = Bundle(options.bundle, device=options.device, threads=options.threads)
+    bundle = Bundle(options.bundle, device=options.device, threads=options.threads, variant=options.variant)
     if options.selftest:
         report = bundle.selftest()
         return report.to_dict(), report.ok

@@ -14,13 +14,14 @@ from polyadapt_runtime.generate import TASKS, GenerationOptions, Writer
 from polyadapt_runtime.graphs import Graphs
 from polyadapt_runtime.info import describe
 from polyadapt_runtime.learn import GROUP, check_learnable, with_class
-from polyadapt_runtime.manifest import read_manifest
+from polyadapt_runtime.manifest import PLAIN, read_manifest
 from polyadapt_runtime.postprocess import interpret
 from polyadapt_runtime.preprocess import Example, Processor
 from polyadapt_runtime.runner import rows_of
 from polyadapt_runtime.selftest import SelfTest, selftest
 from polyadapt_runtime.slots import Artifact, ArtifactInfo, Choice
 from polyadapt_runtime.store import ArtifactStore
+from polyadapt_runtime.variants import with_variant
 from polyadapt_runtime.writing import Token
 
 Array = np.ndarray
@@ -38,15 +39,16 @@ class Bundle:
         device: `auto` (CUDA where it really runs), `cpu`, or `cuda` (raises where it does not run).
         verify: whether to compare the sha256 of every file; links, names and sizes are always checked.
         threads: threads of one call; None leaves it to onnxruntime.
+        variant: `float32`, or one of the bundle's variants (`float16`, `int8`); artifacts, inputs and outputs are the same.
         cache_bytes: the most that tensors of artifacts take on the device before the least recently used go.
 
     Raises:
         BundleError: one of its kinds: the folder is no bundle, was altered, needs another version or device.
     """
 
-    def __init__(self, path: Path | str, device: str = "auto", verify: bool = True, threads: int | None = None, cache_bytes: int = 512 << 20) -> None:
+    def __init__(self, path: Path | str, device: str = "auto", verify: bool = True, threads: int | None = None, cache_bytes: int = 512 << 20, variant: str = PLAIN) -> None:
         self.path = Path(path)
-        self.manifest = read_manifest(self.path, verify)
+        self.manifest = with_variant(self.path, read_manifest(self.path, verify), variant)
         self._graphs = Graphs(self.path, self.manifest, device, threads)
         self._session = self._graphs.first
         self._store = ArtifactStore(self.path, self.manifest, self._session, cache_bytes, verify)
@@ -170,8 +172,7 @@ class Bundle:
         method = "prototypes" if artifact is None else self._store.info(artifact).method
         labels = self._store.labels(artifact)
         check_learnable(held, labels, label)
-        feeds = self._takes_feeds(examples)
-        rows = rows_of(self.run(examples, artifact)) if feeds else self._answer([self._processor()(raw) for raw in examples], artifact, 1.0, BATCH_SIZE)
+        rows = rows_of(self.run(examples, artifact)) if self._takes_feeds(examples) else self._answer([self._processor()(raw) for raw in examples], artifact, 1.0, BATCH_SIZE)
         if not rows:
             raise InputError(f"learning class {label!r} needs at least one example")
         name = name or f"{artifact or 'base'}+{label}"

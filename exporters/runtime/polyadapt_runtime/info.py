@@ -12,6 +12,7 @@ import numpy as np
 from polyadapt_runtime.manifest import Manifest
 from polyadapt_runtime.session import Session, engine
 from polyadapt_runtime.slots import ArtifactInfo
+from polyadapt_runtime.variants import describe as describe_variants
 
 _KEPT = ("name", "family", "task", "base_id", "form", "licences", "versions", "parity")
 
@@ -29,6 +30,7 @@ def describe(manifest: Manifest, session: Session, artifacts: Mapping[str, Artif
         "outputs": [asdict(port) for port in last.outputs],
         "slots": dict(sorted(Counter(manifest.slots[members[0]].kind for members in manifest.groups.values()).items())),
         "artifacts": [{"name": info.name, "method": info.method, "source": info.source, "labels": list(info.labels), "slots": len(info.slots)} for info in artifacts.values()],
+        **describe_variants(manifest),
         "provider": session.provider,
         "provider_note": session.note,
         "runs_with": {"onnxruntime": engine().__version__, "numpy": np.__version__},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ from polyadapt_runtime.tensors import unique_keys
 FORMAT = 1
 FORMS = ("slots", "merged", "bank")
 MAXIMUM_BYTES = 16 << 20  # of a JSON file; as Python's tables it takes some twenty times as much
+PLAIN = "float32"  # what the graphs of every bundle are
+MEASURES = ("max-relative", "rmse-std")
+DEFAULT_TOLERANCE = 1e-5
 
 T = TypeVar("T")
 
@@ -83,7 +87,14 @@ class Graph:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything a bundle says about itself. `raw` is the whole table as it stands in the file."""
+    """Everything a bundle says about itself.
+
+    Attributes:
+        raw: the whole table as it stands in the file.
+        variant: which number format `graphs` are of.
+        measure: how its outputs are compared with torch's.
+        tolerance: of that measure.
+    """
 
     name: str
     base_id: str
@@ -100,6 +111,9 @@ class Manifest:
     generation: Mapping[str, Any]
     files: Mapping[str, tuple[str, int]]
     raw: Mapping[str, Any]
+    variant: str = PLAIN
+    measure: str = MEASURES[0]
+    tolerance: float = DEFAULT_TOLERANCE
 
     @property
     def chain(self) -> tuple[str, ...]:
@@ -168,6 +182,7 @@ def parse_manifest(table: Mapping[str, Any], where: str = MANIFEST) -> Manifest:
         generation=optional(table, "generation", where),
         files=files,
         raw=table,
+        tolerance=tolerance_in(optional(table, "parity", where), where),
     )
     _check_references(manifest, where)
     return manifest
@@ -240,6 +255,18 @@ def optional(table: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
         ManifestError: it is something else.
     """
     return {} if table.get(key) is None else need(table, key, dict, where)
+
+
+def tolerance_in(table: Mapping[str, Any], where: str) -> float:
+    """A table's `tolerance`, or the usual one.
+
+    Raises:
+        ManifestError: it is no number, or below 0.
+    """
+    value = table.get("tolerance", DEFAULT_TOLERANCE)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ManifestError(f"{where}: tolerance must be a number, 0 or above, found {str(value)[:40]}; export the bundle again")
+    return float(value)
 
 
 def strings(table: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:

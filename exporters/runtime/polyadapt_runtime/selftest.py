@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,18 @@ from typing import Any
 import numpy as np
 
 from polyadapt_runtime.errors import ManifestError
-from polyadapt_runtime.files import MANIFEST
-from polyadapt_runtime.manifest import Manifest, need, optional, read_json, read_table
+from polyadapt_runtime.manifest import PLAIN, Manifest, need, read_json, read_table, tolerance_in
 from polyadapt_runtime.tensors import read_safetensors
 
 CASES, TENSORS, REPORT = "parity/cases.json", "parity/cases.safetensors", "parity/report.json"
-DEFAULT_TOLERANCE = 1e-5
+POOLED = "rmse-std"
 
 Run = Callable[[Mapping[str, np.ndarray], str | None, str], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class CaseResult:
-    """One output of one case: its largest error relative to the largest recorded value, and whether it is small enough."""
+    """One output of one case, or of `all` cases together where the variant's measure needs that: its error, and whether it is small enough."""
 
     case: str
     artifact: str | None
@@ -40,6 +39,8 @@ class SelfTest:
     ok: bool
     provider: str
     cases: tuple[CaseResult, ...]
+    variant: str = PLAIN
+    measure: str = "max-relative"
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""
@@ -62,9 +63,9 @@ def selftest(root: Path, manifest: Manifest, run: Run, provider: str) -> SelfTes
         if path not in manifest.files:
             raise ManifestError(f"{root} holds no {path}, so there is nothing to compare with; export it again")
     tensors, _ = read_safetensors(root / TENSORS, manifest.files[TENSORS][0])
-    tolerances = _tolerances(root, manifest)
-    default = _tolerance(optional(manifest.raw, "parity", MANIFEST), MANIFEST)
+    tolerances = _tolerances(root, manifest) if manifest.variant == PLAIN else {}
     results: list[CaseResult] = []
+    pooled: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
     for case in _cases(root):
         name, artifact = need(case, "name", str, CASES), None if case.get("artifact") is None else need(case, "artifact", str, CASES)
         recorded = {part: _below(tensors, f"{name}/{part}/") for part in ("in", "slot", "out")}
@@ -72,9 +73,29 @@ def selftest(root: Path, manifest: Manifest, run: Run, provider: str) -> SelfTes
             raise ManifestError(f"{root / TENSORS} holds no outputs for case {name!r}")
         got = run({**recorded["in"], **recorded["slot"]}, artifact, str(case.get("graph", "model")))
         for output, expected in recorded["out"].items():
-            error, tolerance = relative_error(got.get(output), expected), tolerances.get((name, output), default)
+            pooled.setdefault((str(case.get("graph", "model")), output), []).append((got.get(output, np.empty(0)), expected))
+            error, tolerance = relative_error(got.get(output), expected), tolerances.get((name, output), manifest.tolerance)
             results.append(CaseResult(name, artifact, output, error, tolerance, error <= tolerance))
-    return SelfTest(bool(results) and all(result.ok for result in results), provider, tuple(results))
+    if manifest.measure == POOLED:
+        errors = [(output, pooled_error(pairs)) for (_, output), pairs in pooled.items()]
+        results = [CaseResult("all", None, output, error, manifest.tolerance, error <= manifest.tolerance) for output, error in errors]
+    return SelfTest(bool(results) and all(result.ok for result in results), provider, tuple(results), manifest.variant, manifest.measure)
+
+
+def pooled_error(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Root of the mean squared difference over the deviation of what is expected, all cases of an output together; infinite where shapes, infinities or not-a-numbers differ."""
+    differences, values = [np.empty(0)], [np.empty(0)]
+    for found, expected in pairs:
+        finite = np.isfinite(expected)
+        if found.shape != expected.shape or not np.array_equal(found[~finite], expected[~finite], equal_nan=True):
+            return float("inf")
+        differences.append(found[finite].astype(np.float64) - expected[finite])
+        values.append(expected[finite].astype(np.float64))
+    difference, value = np.concatenate(differences), np.concatenate(values)
+    error, deviation = (float(np.sqrt(np.mean(difference**2))), float(np.std(value))) if value.size else (0.0, 0.0)
+    if not math.isfinite(error):
+        return float("inf")
+    return error / deviation if deviation else (0.0 if error == 0.0 else float("inf"))
 
 
 def relative_error(found: np.ndarray | None, expected: np.ndarray) -> float:
@@ -109,11 +130,4 @@ def _tolerances(root: Path, manifest: Manifest) -> dict[tuple[str, str], float]:
     if REPORT not in manifest.files:
         return {}
     cases = need(read_table(root / REPORT), "cases", list, REPORT)
-    return {(str(case.get("name")), str(case.get("output"))): _tolerance(case, REPORT) for case in cases if isinstance(case, dict)}
-
-
-def _tolerance(table: Mapping[str, Any], where: str) -> float:
-    value = table.get("tolerance", DEFAULT_TOLERANCE)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ManifestError(f"{where}: tolerance must be a number, 0 or above, found {str(value)[:40]}; export the bundle again")
-    return float(value)
+    return {(str(case.get("name")), str(case.get("output"))): tolerance_in(case, REPORT) for case in cases if isinstance(case, dict)}

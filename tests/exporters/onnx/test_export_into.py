@@ -22,6 +22,7 @@ from polyadapt.model import Model
 from polyadapt.testing.conformance import example_of, tiny_model
 from polyadapt_onnx.exporter import export
 from polyadapt_onnx.into import add_artifacts
+from polyadapt_onnx.variants import VARIANTS
 from polyadapt_runtime import Bundle
 
 SITE = "block.0.ffn.up"
@@ -156,3 +157,25 @@ def test_contradictory_arguments_are_one_clear_line(arguments: tuple[str, ...], 
     assert main(["export", *arguments]) == 1
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_variants_and_adapter_files_are_kept_up(model: Model, tmp_path: Path) -> None:
+    """An artifact that comes later passes every variant's gate too, and gets the files that the others have."""
+    made = export(model, {"first": low_rank(model, 1)}, tmp_path / "policy.bundle", options={"variants": ("float16", "int8"), "adapters": True}).directory
+    add_artifacts(model, {"second": low_rank(model, 2, rank=5)}, made)
+    manifest, report = (json.loads((made / name).read_text()) for name in ("manifest.json", "parity/report.json"))
+    assert manifest["artifacts"]["second"]["onnx_adapter"] in manifest["files"]
+    for name in ("float16", "int8"):
+        assert set(manifest["variants"][name]["parity"]["effect_correlations"]) == {"first", "second"} == set(report["variants"][name]["effect_correlations"])
+        assert any(row.get("artifact") == "second" for row in report["variants"][name]["effects"])
+        assert Bundle(made, device="cpu", variant=name).selftest().ok
+
+
+def test_an_artifact_that_fails_a_variant_is_refused(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """float32 passes, the variant asks for more than there can be, and the bundle stays as it was."""
+    made = export(model, {"first": low_rank(model, 1)}, tmp_path / "policy.bundle", options={"variants": ("float16",)}).directory
+    before = digests(made)
+    monkeypatch.setitem(VARIANTS, "float16", replace(VARIANTS["float16"], correlation=1.1))
+    with pytest.raises(ExportError, match="variant float16 did not pass its gate.* artifact second: its effect correlates"):
+        add_artifacts(model, {"second": low_rank(model, 2)}, made)
+    assert digests(made) == before

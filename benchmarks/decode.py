@@ -41,7 +41,7 @@ class TorchStep:
     def __call__(self) -> np.ndarray:
         with torch.inference_mode():
             logits = self._backbone(input_ids=self._token, past_key_values=self._cache, use_cache=True).logits
-        self._cache.crop(PAST)
+        self._cache.crop(-1)
         return np.asarray(logits[0, -1].numpy())
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import GenerationConfig
 
 import polyadapt as pa
 from polyadapt.artifact import Artifact, detach
@@ -23,7 +24,7 @@ from polyadapt.testing.conformance import non_degenerate
 from polyadapt_runtime import Beams, Bundle
 
 SENTENCE = "The quick brown fox jumps over the lazy dog, and then it goes home."
-PROMPT = "Question: Why is the sky blue?\nAnswer:"
+PROMPT = "A traveller asks: What is a boat? The clerk answers:"
 
 
 def small_lora(model: Model) -> Artifact:
@@ -44,15 +45,17 @@ def test_64_tokens_of_smollm2_with_a_lora(tmp_path: Path) -> None:
     reader = model.processor.text
     assert reader is not None
     ids = torch.tensor([reader.encode(PROMPT, cut=False)[0]])
+    backbone.generation_config = GenerationConfig(pad_token_id=0)  # nothing ends a text before its 64 tokens
     texts = []
     for name in (None, "lora"):
         if name is not None:
             artifact.attach(model)
         with torch.inference_mode():
-            said = backbone.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=64, do_sample=False, eos_token_id=model.generation["eos_ids"], pad_token_id=0)
+            said = backbone.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=64, do_sample=False)
         if name is not None:
             detach(model)
-        texts.append(bundle.generate(PROMPT, 64, artifact=name))
+        assert said.shape[1] == ids.shape[1] + 64
+        texts.append(bundle.generate(PROMPT, 64, artifact=name, stop_ids=()))
         print(f"{name or 'base'}: {texts[-1]!r}")
         assert texts[-1] == reader.decode(said[0, ids.shape[1] :].tolist())
     assert texts[0] != texts[1] and all(texts)
@@ -72,7 +75,7 @@ def spoken(path: Path) -> np.ndarray:
 @pytest.mark.weights("polyadapt:whisper-tiny.en")
 def test_a_recording_is_transcribed_as_transformers_does(tmp_path: Path) -> None:
     """`generate` of transformers on its own 30 s spectrogram, and the bundle on the samples of the file."""
-    from transformers import GenerationConfig, WhisperFeatureExtractor
+    from transformers import WhisperFeatureExtractor
 
     spoken(tmp_path / "fox.wav")
     model = pa.load("polyadapt:whisper-tiny.en", pad_to_seconds=30)
@@ -100,4 +103,4 @@ def test_a_recording_is_transcribed_as_transformers_does(tmp_path: Path) -> None
         text = bundle.generate(str(tmp_path / "fox.wav"), 64, beams=beams)
         print(f"{beams}: {text!r}")
         assert text == reader.decode(said[0].tolist())
-        assert "quick" in text and text.endswith("goes home.")  # so much of synthetic speech the smallest Whisper hears
+        assert "quick" in text and text.endswith("home.")  # so much of synthetic speech the smallest Whisper hears

@@ -285,14 +285,22 @@ def _graph(table: object, where: str) -> Graph:
     if not isinstance(table, dict):
         raise ManifestError(f"{where} must be a table")
     inputs, outputs = (tuple(_port(entry, f"{where}.{key}") for entry in need(table, key, list, where)) for key in ("inputs", "outputs"))
-    required = [need(table, key, str, where) if key in table else "" for key in ("slots_file", "slots_defaults")]
-    if bool(required[0]) != bool(required[1]):
-        raise ManifestError(f"{where}: slots_file and slots_defaults come together, one of them is missing; export it again")
-    file = need(table, "file", str, where)
-    # onnxruntime reads other formats by other endings, and these are not looked through.
-    if odd := [path for path in (file, required[0]) if path and not path.endswith(".onnx")]:
-        raise ManifestError(f"{where}: file must end with .onnx, found {odd[0]!r}")
-    return Graph(file, strings(table, "data", where), inputs, outputs, *required)
+    required = ("", "")
+    if "slots_file" in table or "slots_defaults" in table:
+        required = (onnx_file(table, "slots_file", where), need(table, "slots_defaults", str, where))
+    return Graph(onnx_file(table, "file", where), strings(table, "data", where), inputs, outputs, *required)
+
+
+def onnx_file(table: Mapping[str, Any], key: str, where: str) -> str:
+    """The path of a graph. onnxruntime reads other formats by other endings, and those are not looked through.
+
+    Raises:
+        ManifestError: it is missing, or ends otherwise.
+    """
+    path = need(table, key, str, where)
+    if not path.endswith(".onnx"):
+        raise ManifestError(f"{where}: {key} must end with .onnx, found {path!r}")
+    return path
 
 
 def _port(table: object, where: str) -> Port:

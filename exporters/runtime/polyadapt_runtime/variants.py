@@ -8,7 +8,7 @@ from typing import Any
 
 from polyadapt_runtime.errors import ManifestError, nearest
 from polyadapt_runtime.files import MANIFEST, check_external_data, safe_relative
-from polyadapt_runtime.manifest import MEASURES, PLAIN, Manifest, need, optional, strings, tolerance_in
+from polyadapt_runtime.manifest import MEASURES, PLAIN, Manifest, need, onnx_file, optional, strings, tolerance_in
 
 
 def variants_of(manifest: Manifest) -> tuple[str, ...]:
@@ -31,6 +31,7 @@ def with_variant(root: Path, manifest: Manifest, name: str) -> Manifest:
     where = f"variants.{name}"
     entry = need(table, name, dict, "variants")
     parity = need(entry, "parity", dict, where)
+    need(parity, "tolerance", float, f"{where}.parity")  # the usual one is no bound for another number format
     measure, tolerance = need(parity, "measure", str, f"{where}.parity"), tolerance_in(parity, f"{where}.parity")
     if measure not in MEASURES:
         raise ManifestError(f"{where}.parity: measure {measure!r}; this version knows {', '.join(MEASURES)}")
@@ -41,7 +42,7 @@ def with_variant(root: Path, manifest: Manifest, name: str) -> Manifest:
         place = need(files, title, dict, f"{where}.graphs")
         data = tuple(_listed(manifest, path) for path in strings(place, "data", where))
         # Graphs with required slots come in float32 only.
-        graphs[title] = replace(graph, file=_listed(manifest, need(place, "file", str, where)), data=data, slots_file="", slots_defaults="")
+        graphs[title] = replace(graph, file=_listed(manifest, onnx_file(place, "file", where)), data=data, slots_file="", slots_defaults="")
         check_external_data(root, graphs[title].file, graphs[title].data)
     return replace(manifest, graphs={**manifest.graphs, **graphs}, variant=name, measure=measure, tolerance=tolerance)
 

@@ -32,6 +32,8 @@ FILES = [
     MANIFEST,
     "onnx/model.onnx",
     "onnx/model.onnx.data",
+    "onnx/model_slots.onnx",
+    "onnx/model_slots.safetensors",
     "parity/cases.json",
     "parity/cases.safetensors",
     "parity/report.json",

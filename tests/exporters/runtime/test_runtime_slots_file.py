@@ -67,7 +67,7 @@ def test_its_weights_come_from_the_graphs_own_file(kit: Any, folder: Path, locat
         (lambda graph: graph.update(slots_defaults="onnx/elsewhere.safetensors"), ManifestError, "is used but not among its files"),
         (lambda graph: graph.update(slots_file="../model.onnx"), UnsafePathError, "not a plain path"),
         (lambda graph: graph.update(slots_file=3), ManifestError, "slots_file must be str, found int"),
-        (lambda graph: graph.pop("slots_defaults"), ManifestError, "slots_file and slots_defaults come together"),
+        (lambda graph: graph.pop("slots_defaults"), ManifestError, "slots_defaults must be str, found nothing"),
     ],
 )
 def test_what_the_manifest_says_is_checked(folder: Path, edit: Callable[[dict[str, Any]], Any], error: type[BundleError], words: str) -> None:

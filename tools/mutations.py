@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from polyadapt_runtime.seal import sealed
+
 NUMBERS = (0, 1, -1, 2, 7, 255, 2**31 - 1, 2**31, 2**32, 2**40, 2**63 - 1, 2**63, 2**64, 1e308, -0.0, 0.5)
 NAMES = ("", ".", "..", "../canary/secret.bin", "/etc/hostname", "a\\b", "C:/a", "a\0b", "*/_ORT_MEM_ADDR_/*", "model.ort", "\ud800", "é", "x" * 5000, "onnx/model.onnx", "head")
 FLAT: tuple[Any, ...] = (None, True, [], {}, [[]], [{}], {"": None}, [1, "a", None], *NUMBERS, *NAMES)
@@ -64,7 +66,7 @@ def reseal(root: Path) -> None:
         elif name == "manifest.json":
             listed = [other for other in sorted(root.rglob("*")) if other.is_file() and other != path]
             table["files"] = {other.relative_to(root).as_posix(): {"sha256": _digest(other), "size": other.stat().st_size} for other in listed}
-        path.write_text(json.dumps(table), encoding="utf-8")
+        path.write_text(sealed(table) if name == "manifest.json" else json.dumps(table), encoding="utf-8")
 
 
 def _digest(path: Path) -> str:

@@ -20,6 +20,7 @@ from polyadapt.signing import SIGNATURE, check_signature, sign
 from polyadapt.testing.conformance import tiny_model
 from polyadapt_onnx.exporter import export
 from polyadapt_runtime import Bundle, BundleError, IntegrityError
+from polyadapt_runtime.seal import sealed
 
 pytest.importorskip("model_signing", reason="signs bundles; run: pip install 'polyadapt[signing]'")
 
@@ -113,7 +114,7 @@ def reseal(root: Path, name: str) -> None:
 
     table = json.loads((root / "manifest.json").read_text())
     table["files"][name] = {"sha256": sha256_file(root / name), "size": (root / name).stat().st_size}
-    (root / "manifest.json").write_text(json.dumps(table))
+    (root / "manifest.json").write_text(sealed(table))
 
 
 def change_weights(root: Path) -> None:
@@ -127,7 +128,7 @@ def change_weights(root: Path) -> None:
 def change_labels(root: Path) -> None:
     table = json.loads((root / "manifest.json").read_text())
     table["licences"] = {"weights": "public domain"}
-    (root / "manifest.json").write_text(json.dumps(table))
+    (root / "manifest.json").write_text(sealed(table))
 
 
 def add_a_file(root: Path) -> None:
@@ -139,7 +140,7 @@ def remove_a_file(root: Path) -> None:
     (root / "README.md").unlink()
     table = json.loads((root / "manifest.json").read_text())
     del table["files"]["README.md"]
-    (root / "manifest.json").write_text(json.dumps(table))
+    (root / "manifest.json").write_text(sealed(table))
 
 
 @pytest.mark.parametrize("tamper", [change_weights, change_labels, add_a_file, remove_a_file])

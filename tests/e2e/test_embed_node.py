@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 
 from polyadapt_runtime import Bundle
+from polyadapt_runtime.seal import sealed
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 NODE = shutil.which("node")
@@ -102,7 +103,7 @@ def reseal(folder: Path, path: str, change: Callable[[Path], Any]) -> None:
     table = json.loads((folder / "manifest.json").read_text())
     data = (folder / path).read_bytes()
     table["files"][path] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-    (folder / "manifest.json").write_text(json.dumps(table))
+    (folder / "manifest.json").write_text(sealed(table))
 
 
 @pytest.mark.parametrize("path", ["onnx/model_slots.onnx", "onnx/model.onnx.data", "onnx/model_slots.safetensors", "artifacts/birds/slots.safetensors"])
@@ -133,6 +134,6 @@ def test_what_the_reader_refuses(pictures_bundle: Path, body: str, words: str) -
 
 def test_another_format_is_refused(altered: Path) -> None:
     table = json.loads((altered / "manifest.json").read_text())
-    (altered / "manifest.json").write_text(json.dumps({**table, "format": 2}))
+    (altered / "manifest.json").write_text(sealed({**table, "format": 2}))
     done = classify(altered)
     assert done.returncode == 1 and "bundle format 2, this reader knows format 1" in done.stderr

@@ -14,7 +14,7 @@ import torch
 from polyadapt.artifact import Artifact
 from polyadapt.edits.edit import slots_of
 from polyadapt.errors import UserError
-from polyadapt.files import sha256_file, write_json
+from polyadapt.files import replacing_file, sha256_file, write_json
 from polyadapt.model import Model
 from polyadapt.signature import TensorSpec
 from polyadapt.tensors import save_tensors
@@ -27,6 +27,7 @@ from polyadapt_onnx.required import describe_required
 from polyadapt_onnx.slots import describe
 from polyadapt_onnx.variants.build import MadeVariant
 from polyadapt_onnx.views import View, writes
+from polyadapt_runtime.seal import sealed
 
 FORMAT = 1
 LIBRARIES = ("polyadapt", "torch", "onnx", "onnxruntime", "onnxscript", "transformers", "timm", "torchaudio", "diffusers")
@@ -76,7 +77,8 @@ def seal(staging: Path, manifest: dict[str, Any]) -> None:
     (staging / "README.md").write_text(readme(manifest), encoding="utf-8")
     listed = [path for path in sorted(staging.rglob("*")) if path.is_file() and path != staging / "manifest.json"]
     manifest["files"] = {path.relative_to(staging).as_posix(): {"sha256": sha256_file(path), "size": path.stat().st_size} for path in listed}
-    write_json(staging / "manifest.json", manifest)
+    with replacing_file(staging / "manifest.json") as target:
+        target.write_text(sealed(manifest), encoding="utf-8")
 
 
 def postprocess(model: Model) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from polyadapt_runtime.errors import ManifestError
 from polyadapt_runtime.files import MANIFEST, check_external_data, check_plain, check_tree, safe_relative
+from polyadapt_runtime.seal import check_seal
 from polyadapt_runtime.tensors import unique_keys
 
 FORMAT = 1
@@ -110,6 +111,7 @@ class Manifest:
     assets: Mapping[str, str]
     generation: Mapping[str, Any]
     files: Mapping[str, tuple[str, int]]
+    sha256: str
     raw: Mapping[str, Any]
     variant: str = PLAIN
     measure: str = MEASURES[0]
@@ -145,6 +147,8 @@ def read_manifest(root: Path, verify: bool = True) -> Manifest:
         raise ManifestError(f"{root} is not a bundle: it has no {MANIFEST}; give the folder that `export` wrote")
     check_plain(path)
     manifest = parse_manifest(read_table(path), str(path))
+    if verify:
+        check_seal(path, manifest.sha256)
     check_tree(root, manifest.files, verify)
     for graph in manifest.graphs.values():
         for file in filter(None, (graph.file, graph.slots_file)):
@@ -181,6 +185,7 @@ def parse_manifest(table: Mapping[str, Any], where: str = MANIFEST) -> Manifest:
         assets={name: need(assets, name, str, f"{where}: assets") for name in assets},
         generation=optional(table, "generation", where),
         files=files,
+        sha256=_hexadecimal(need(table, "sha256", str, where), where),
         raw=table,
         tolerance=tolerance_in(optional(table, "parity", where), where),
     )
@@ -329,10 +334,16 @@ def _shape(table: Mapping[str, Any], where: str) -> tuple[int | str, ...]:
 def _digest(table: object, where: str) -> tuple[str, int]:
     if not isinstance(table, dict):
         raise ManifestError(f"{where} must be a table")
-    digest, size = need(table, "sha256", str, where), need(table, "size", int, where)
-    if not re.fullmatch(r"[0-9a-f]{64}", digest) or size < 0:
-        raise ManifestError(f"{where}: sha256 must be 64 hexadecimal digits and size 0 or above")
+    digest, size = _hexadecimal(need(table, "sha256", str, where), where), need(table, "size", int, where)
+    if size < 0:
+        raise ManifestError(f"{where}: size must be 0 or above, found {size}")
     return digest, size
+
+
+def _hexadecimal(digest: str, where: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise ManifestError(f"{where}: sha256 must be 64 hexadecimal digits, found {digest[:70]!r}")
+    return digest
 
 
 def _check_references(manifest: Manifest, where: str) -> None:

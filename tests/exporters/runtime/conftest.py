@@ -16,6 +16,8 @@ import pytest
 from onnx import helper, numpy_helper
 from safetensors.numpy import save_file
 
+from polyadapt_runtime.seal import sealed
+
 BASE_ID = "b" * 64
 SITE = "block.0.ffn"
 LOWRANK, SCALE, SHIFT, BOTTLENECK, HEAD = f"{SITE}:lowrank", f"{SITE}:scale", f"{SITE}:shift", f"{SITE}:bottleneck~sequential-relu", "head:prototypes"
@@ -206,7 +208,7 @@ def write(root: Path, made: Made) -> Path:
         "files": {},
         **manifest,
     }
-    (root / "manifest.json").write_text(json.dumps(table))
+    (root / "manifest.json").write_text(sealed(table))
     seal(root)
     return root
 
@@ -216,7 +218,7 @@ def seal(root: Path) -> None:
     table = json.loads((root / "manifest.json").read_text())
     found = [path for path in sorted(root.rglob("*")) if path.is_file() and path.name != "manifest.json"]
     table["files"] = {path.relative_to(root).as_posix(): {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "size": path.stat().st_size} for path in found}
-    (root / "manifest.json").write_text(json.dumps(table))
+    (root / "manifest.json").write_text(sealed(table))
 
 
 def _slot(name: str, shape: list[int | str], default: list[int]) -> dict[str, Any]:

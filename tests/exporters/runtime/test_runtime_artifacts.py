@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from polyadapt_runtime import ArtifactError, Bundle, BundleError, InputError, IntegrityError, ManifestError
 from polyadapt_runtime.__main__ import main
+from polyadapt_runtime.seal import sealed
 
 HEAD = "head:prototypes"
 
@@ -163,7 +164,7 @@ def test_selftest_without_cases_says_so(kit: Any, bundle_copy: Path) -> None:
 def test_merged_bundles_take_no_artifact(kit: Any, bundle_copy: Path, x: np.ndarray, tmp_path: Path) -> None:
     table = json.loads((bundle_copy / "manifest.json").read_text())
     table.update(form="merged", slots={})
-    (bundle_copy / "manifest.json").write_text(json.dumps(table))
+    (bundle_copy / "manifest.json").write_text(sealed(table))
     merged = Bundle(bundle_copy, device="cpu")
     assert merged.run({"x": x})["logits"].shape == (4, 4)
     with pytest.raises(ArtifactError, match="this bundle is merged"):

@@ -12,6 +12,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from polyadapt_runtime import Beams, Bundle, InputError, ManifestError, Sampling, Token
+from polyadapt_runtime.seal import sealed
 
 VOCABULARY, WIDTH = 11, 8
 SEED = 1  # with it the three kinds of artifacts say four different texts
@@ -322,7 +323,7 @@ def listener(kit: Any, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     table = json.loads((root / "manifest.json").read_text())
     decoder = {**table["graphs"].pop("model"), "file": "onnx/decoder_model_merged.onnx"}
     table["graphs"] = {"encoder": {**decoder, "file": "onnx/encoder_model.onnx", "inputs": [audio], "outputs": [memory]}, "decoder": decoder}
-    (root / "manifest.json").write_text(json.dumps(table))
+    (root / "manifest.json").write_text(sealed(table))
     kit.seal(root)
     return Bundle(root, device="cpu", threads=1)
 

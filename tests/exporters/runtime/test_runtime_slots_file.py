@@ -12,6 +12,7 @@ import onnx
 import pytest
 
 from polyadapt_runtime import Bundle, BundleError, IntegrityError, ManifestError, UnsafePathError
+from polyadapt_runtime.seal import sealed
 
 FILE, DEFAULTS = "onnx/model_slots.onnx", "onnx/model_slots.safetensors"
 
@@ -32,7 +33,7 @@ def folder(kit: Any, tmp_path: Path) -> Path:
 def change(root: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
     table = json.loads((root / "manifest.json").read_text())
     edit(table["graphs"]["model"])
-    (root / "manifest.json").write_text(json.dumps(table))
+    (root / "manifest.json").write_text(sealed(table))
 
 
 def test_both_forms_are_read(folder: Path) -> None:

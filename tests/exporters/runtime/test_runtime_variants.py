@@ -15,6 +15,7 @@ from onnx import numpy_helper
 
 from polyadapt_runtime import Bundle, IntegrityError, ManifestError, UnsafePathError
 from polyadapt_runtime.__main__ import main
+from polyadapt_runtime.seal import sealed
 from polyadapt_runtime.selftest import pooled_error
 
 FEEDS = {"x": np.ones((2, 6), np.float32)}
@@ -23,7 +24,7 @@ FEEDS = {"x": np.ones((2, 6), np.float32)}
 def change(root: Path, kit: Any, alter: Callable[[dict[str, Any]], None]) -> None:
     table = json.loads((root / "manifest.json").read_text())
     alter(table)
-    (root / "manifest.json").write_text(json.dumps(table))
+    (root / "manifest.json").write_text(sealed(table))
     kit.seal(root)
 
 

@@ -9,18 +9,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import math
-import resource
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import Load, Report, Row, Side, Target, arguments_of, in_turns, median_interval
+from measuring import Load, Report, Side, Target, arguments_of, in_turns
 from subjects import llama_135m, pictures, texts, vit_small, with_hand_written_lora, with_peft_lora
 from torch import nn
 from torch.nn import functional as F
@@ -165,51 +160,15 @@ def checked_loss(case: Case, step: Step) -> float:
     return loss
 
 
-def measure_memory(name: str, repeats: int, report: Report) -> None:
-    """Peaks of resident memory of five steps, each side in processes of its own."""
-    peaks: dict[str, list[dict[str, float]]] = {side: [] for side in ("polyadapt", "peft")}
-    for _ in range(repeats):
-        for side, found in peaks.items():
-            done = subprocess.run([sys.executable, __file__, "--peak", name, side], capture_output=True, text=True, check=True)
-            found.append(json.loads(done.stdout.splitlines()[-1]))
-    for key, label, target in (("peak", "peak memory", Target(1.02)), ("steps", "memory of the steps alone", None)):
-        ratios = [ours[key] / theirs[key] for ours, theirs in zip(peaks["polyadapt"], peaks["peft"], strict=True)]
-        sizes = ", ".join(f"{side} {median_interval([found[key] for found in peaks[side]])[0]:.0f} MB" for side in peaks)
-        report.rows.append(Row(f"{name}: {label} / PEFT", *median_interval(ratios), "x", target, sizes))
-
-
-def peak(name: str, side: str) -> None:
-    """In a process of its own: five steps, and what they took."""
-    case = CASES[name]
-    torch.set_num_threads(1)
-    model, data = load(case)
-    with steps_of(case, side, model, data) as step:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
-        for _ in range(5):
-            assert math.isfinite(float(step()))  # type: ignore[arg-type]
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"peak": after, "steps": after - resident, "before": before}))
-
-
 def main() -> int:
-    if "--peak" in sys.argv:
-        peak(*sys.argv[sys.argv.index("--peak") + 1 :][:2])
-        return 0
-
     def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--cases", nargs="+", choices=tuple(CASES), default=tuple(CASES), help="some of the cases")
-        parser.add_argument("--no-memory", action="store_true", help="leave the peaks of memory out")
-        parser.add_argument("--no-times", action="store_true", help="leave the times out")
 
     arguments = arguments_of("LoRA training step against a hand-written loop and PEFT.", 20, add)
-    report = Report("train_step", "One LoRA training step (rank 8), random weights", is_trial=arguments.is_trial or arguments.no_times)
+    report = Report("train_step", "One LoRA training step (rank 8), random weights", is_trial=arguments.is_trial)
     with Load() as load_of_others:
         for name in arguments.cases:
-            if not arguments.no_times:
-                measure_times(name, arguments, report)
-            if not arguments.no_memory:
-                measure_memory(name, 3, report)
+            measure_times(name, arguments, report)
     report.others = load_of_others.others
     return report.finish(arguments)
 

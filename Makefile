@@ -83,7 +83,7 @@ check-wheels: setup
 
 # Every method on every family in every form; writes docs/matrix.md.
 matrix: setup
-	@$(BIN)/python -m polyadapt.testing.matrix
+	@$(BIN)/python -m polyadapt.testing.matrix --jobs $(JOBS)
 
 bench: setup
 	@for name in startup attach slots artifacts decode export train_step train_memory frozen_prefix; do echo "== $$name"; $(BIN)/python "benchmarks/$$name.py" || exit 1; done

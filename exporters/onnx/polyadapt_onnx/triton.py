@@ -49,7 +49,8 @@ def write_repository(bundle: Path, repository: Path) -> list[str]:
         labels = manifest["task"]["labels"] if any(port["name"] == "logits" for port in graph["outputs"]) else []
         if labels:
             (folder / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
-        (folder / "config.pbtxt").write_text(config(name, graph, manifest["slots"], has_labels=bool(labels)), encoding="utf-8")
+        reached = {slot: manifest["slots"][slot] for slot in _inputs(folder / "1" / "model.onnx") if slot in manifest["slots"]}
+        (folder / "config.pbtxt").write_text(config(name, graph, reached, has_labels=bool(labels)), encoding="utf-8")
     if (bundle / "artifacts").is_dir():
         shutil.copytree(bundle / "artifacts", repository / next(iter(models)) / "artifacts")
     return list(models)
@@ -81,10 +82,17 @@ def _models(manifest: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Mapping[st
         name = base if title == "model" else f"{base}_{title}"
         yield name, (graph, graph["file"], graph["data"])
         for entry in manifest.get("variants", {}).values():
-            place = entry["graphs"][title]
-            suffix = PurePosixPath(place["file"]).stem.removeprefix(title)
+            place = entry["graphs"].get(title, graph)  # the graph in front of models of pictures has no variants
+            suffix = PurePosixPath(place["file"]).stem.removeprefix(PurePosixPath(graph["file"]).stem)
             if suffix:
                 yield f"{name}{suffix}", (graph, place["file"], place["data"])
+
+
+def _inputs(graph: Path) -> list[str]:
+    """Names of a graph's inputs, its slots among them: of several graphs each has its own."""
+    import onnx
+
+    return [value.name for value in onnx.load(str(graph), load_external_data=False).graph.input]
 
 
 def _copy_graph(bundle: Path, file: str, data: list[str], folder: Path) -> None:

@@ -189,3 +189,31 @@ def test_an_export_as_a_repository_leaves_no_bundle(exported: Exported, tmp_path
         "served/labels.txt",
     ]
     assert onnx.load(str(made.directory / "served/1/model.onnx"), load_external_data=False).graph.input[0].name == "image"
+
+
+def test_several_graphs_become_models_with_the_slots_that_each_has(tmp_path: Path) -> None:
+    """An encoder, a decoder with a slot, and a graph in front that has no variants."""
+    bundle, slot = tmp_path / "speech.bundle", "decoder.block.0.attn.q:lowrank.a"
+    graphs = {"encoder": ("encoder_model", ["audio"]), "decoder": ("decoder_model_merged", ["ids", slot]), "preprocess": ("preprocess", ["picture"])}
+    (bundle / "onnx").mkdir(parents=True)
+    for stem, inputs in graphs.values():
+        values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n"]) for name in inputs]
+        output = onnx.helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, ["n"])
+        model = onnx.helper.make_model(onnx.helper.make_graph([onnx.helper.make_node("Identity", inputs[:1], ["out"])], "g", values, [output]))
+        for suffix in ("", "_fp16"):
+            onnx.save(model, str(bundle / "onnx" / f"{stem}{suffix}.onnx"))
+
+    def port(name: str) -> dict[str, Any]:
+        return {"name": name, "dtype": "float32", "shape": ["n"]}
+
+    manifest = {
+        "name": "speech",
+        "task": {"labels": []},
+        "graphs": {title: {"file": f"onnx/{stem}.onnx", "data": [], "inputs": [port(inputs[0])], "outputs": [port("out")]} for title, (stem, inputs) in graphs.items()},
+        "slots": {slot: port(slot)},
+        "variants": {"float16": {"graphs": {title: {"file": f"onnx/{graphs[title][0]}_fp16.onnx", "data": []} for title in ("encoder", "decoder")}}},
+    }
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    names = write_repository(bundle, tmp_path / "repository")
+    assert names == ["speech_encoder", "speech_encoder_fp16", "speech_decoder", "speech_decoder_fp16", "speech_preprocess"]
+    assert [name for name in names if slot in (tmp_path / "repository" / name / "config.pbtxt").read_text()] == ["speech_decoder", "speech_decoder_fp16"]

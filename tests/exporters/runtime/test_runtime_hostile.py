@@ -19,8 +19,8 @@ from polyadapt_runtime import Bundle, BundleError, GraphError, IntegrityError, M
 from polyadapt_runtime.files import external_locations
 from polyadapt_runtime.manifest import parse_manifest
 from polyadapt_runtime.preprocess import Processor
-from polyadapt_runtime.tensors import read_safetensors
 from polyadapt_runtime.seal import sealed
+from polyadapt_runtime.tensors import read_safetensors
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "..", "/etc/passwd", "head", "model", "a\0", "\ud800"]),

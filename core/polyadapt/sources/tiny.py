@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from polyadapt.errors import UserError
+from polyadapt.errors import MissingExtraError, UserError
 from polyadapt.sources.card import ModelCard
 from polyadapt.sources.common import check_labels, make_task, seeded
 from polyadapt.sources.families import family_by_id
@@ -33,7 +33,7 @@ def load(card: ModelCard, name: str, options: TinyOptions, families: Iterable[Fa
         families: cards to find the family in; core's own by default.
 
     Raises:
-        UserError: the family is unknown or does not do the task, or labels and num_classes contradict each other.
+        UserError: the family is unknown or does not do the task, labels and num_classes contradict each other, or its library is not installed.
     """
     from polyadapt.model import build_model
 
@@ -44,7 +44,12 @@ def load(card: ModelCard, name: str, options: TinyOptions, families: Iterable[Fa
         labels = check_labels(labels, options.num_classes, reference) or tuple(f"class {index}" for index in range(options.num_classes))
     task = make_task(family, options.task, labels=check_labels(labels, len(labels), reference))
     with seeded(options.seed):
-        backbone = family.tiny(task)
+        try:
+            backbone = family.tiny(task)
+        except ModuleNotFoundError as error:
+            if not family.card.extra:
+                raise
+            raise MissingExtraError(str(error.name), family.card.extra, reference) from error
     front = _front(family.signature(backbone, task))
     inputs = family.signature(backbone, task) if front is None else front.signature(family.signature(backbone, task))  # type: ignore[operator]
     spec, assets = _preprocessing(inputs, backbone, options)

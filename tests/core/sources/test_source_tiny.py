@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from polyadapt.errors import UserError
+from polyadapt.errors import MissingExtraError, UserError
 from polyadapt.model import Model
 from polyadapt.sources.catalog import CARDS
 from polyadapt.sources.load import open_reference
@@ -80,3 +81,9 @@ def test_the_tiny_tokenizer_goes_there_and_back(tmp_path: Path) -> None:
     assert closed.encode(" !z").ids == [3, 4, 1, 39], "the end closes a text; what the vocabulary has no room for is unknown"
     with pytest.raises(UserError, match="too small"):
         tiny_tokenizer(tmp_path / "c.json", 4)
+
+
+def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingExtraError, match=r"polyadapt:tiny-bert needs transformers.*pip install 'polyadapt\[transformers\]'"):
+        open_reference("polyadapt:tiny-bert")

@@ -5,6 +5,7 @@ Every function takes a `random.Random`; equal seeds do equal damage. `mutate` is
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -66,7 +67,8 @@ def reseal(root: Path) -> None:
         elif name == "manifest.json":
             listed = [other for other in sorted(root.rglob("*")) if other.is_file() and other != path]
             table["files"] = {other.relative_to(root).as_posix(): {"sha256": _digest(other), "size": other.stat().st_size} for other in listed}
-        path.write_text(sealed(table) if name == "manifest.json" else json.dumps(table), encoding="utf-8")
+        with contextlib.suppress(UnicodeEncodeError):  # half a character in a string: no manifest can be written of it
+            path.write_text(sealed(table) if name == "manifest.json" else json.dumps(table), encoding="utf-8")
 
 
 def _digest(path: Path) -> str:

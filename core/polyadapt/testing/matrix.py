@@ -115,10 +115,10 @@ def units(families: Iterable[str] = ()) -> list[tuple[str, str]]:
 
 
 def fingerprint() -> str:
-    """Changes with the libraries and with what is registered: results of another state are not taken over."""
+    """Changes with the libraries, the forms and what is registered: results of another state are not taken over."""
     registry = Host().registry
     ids = [sorted(claim.card.id for claim in table.claims()) for table in (registry.families, registry.methods)]
-    return hashlib.sha256(json.dumps([ids, versions()]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([ids, FORMS, versions()]).encode()).hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:

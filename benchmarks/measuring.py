@@ -133,6 +133,7 @@ def best_threads(side: Side, clock: Callable[[], float], repeats: int = 3) -> in
     for _ in range(repeats):
         for count in side.threads:
             side.set_threads(count)
+            settle()
             side.run()  # the pool of threads is made here
             best[count] = min(best[count], timed(side.run, clock))
     return min(best, key=lambda count: best[count])
@@ -164,6 +165,19 @@ class Rounds:
         return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
 
 
+def settle() -> None:
+    """Wait until this process is idle.
+
+    Worker threads of onnxruntime and OpenMP look out for more work long after a run (some 50 ms for onnxruntime's), and would
+    take a processor from the side that runs next.
+    """
+    for _ in range(100):
+        before = time.process_time()
+        time.sleep(0.01)
+        if time.process_time() - before < 0.002:
+            return
+
+
 def in_turns(sides: Sequence[Side], rounds: int, clock: Callable[[], float] = time.perf_counter) -> Rounds:
     """Run all sides once a round, beginning with another one in every round."""
     threads = {side.name: best_threads(side, clock) for side in sides}
@@ -172,6 +186,7 @@ def in_turns(sides: Sequence[Side], rounds: int, clock: Callable[[], float] = ti
         start = turn % len(sides)
         for side in [*sides[start:], *sides[:start]]:
             side.set_threads(threads[side.name])
+            settle()
             times[side.name].append(timed(side.run, clock))
     return Rounds(times, threads)
 

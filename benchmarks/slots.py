@@ -127,6 +127,20 @@ def feeds_of(batch: int, tokens: int) -> dict[str, np.ndarray]:
     return {"input_ids": generator.integers(1, 8192, (batch, tokens)), "attention_mask": np.ones((batch, tokens), dtype=np.int64)}
 
 
+def compare_on_one_thread(size: tuple[int, int], bundles: Mapping[str, Path], slots: Mapping[str, np.ndarray], arguments: Any, report: Report) -> None:
+    """What slots cost where no second thread hides or adds anything."""
+    feeds, repeats = feeds_of(*size), max(1, min(16, 1024 // (size[0] * size[1])))
+    calls = {
+        "merged": graph_call(bundles["merged"], feeds),
+        "base": graph_call(bundles["base"], feeds),
+        "active": graph_call(bundles["slots"], {**feeds, **slots}),
+        "nothing": graph_call(bundles["slots"], feeds),
+    }
+    rounds = in_turns([Choice(make, (1,)).side(name, repeats) for name, make in calls.items()], arguments.rounds, arguments.clock)
+    report.rows.append(rounds.ratio("active", "merged", f"{size[0]} x {size[1]}: active slots / merged, one thread"))
+    report.rows.append(rounds.ratio("nothing", "base", f"{size[0]} x {size[1]}: nothing active / base graph, one thread"))
+
+
 def compare(size: tuple[int, int], bundles: Mapping[str, Path], slots: Mapping[str, np.ndarray], arguments: Any, report: Report) -> None:
     feeds = feeds_of(*size)
     opened = {count: Bundle(bundles["slots"], device="cpu", threads=count) for count in arguments.threads}
@@ -207,6 +221,7 @@ def main() -> int:
         with Load() as load_of_others:
             for size in SIZES:
                 compare(size, bundles, slots, arguments, report)
+                compare_on_one_thread(size, bundles, slots, arguments, report)
             for size in BANK_TARGETS:
                 compare_bank(size, bundles, artifacts, arguments, report)
             measure_switch(bundles["slots"], arguments, report)

@@ -32,9 +32,7 @@ class AttentionInterception(TorchFunctionMode):
         shown: from the number of keys, which of them each row may look at, bool [batch, keys]; None where all are real.
     """
 
-    def __init__(
-        self, edits: Sequence[Edit], context: torch.Tensor | None, seen: Callable[[Edit], None], shown: Callable[[int], torch.Tensor] | None = None
-    ) -> None:
+    def __init__(self, edits: Sequence[Edit], context: torch.Tensor | None, seen: Callable[[Edit], None], shown: Callable[[int], torch.Tensor] | None = None) -> None:
         super().__init__()
         self._edits, self._context, self._seen, self._shown = edits, context, seen, shown
 

@@ -60,7 +60,7 @@ def check_rows(root: nn.Module, ports: Ports, sets: Sets, *inputs: torch.Tensor,
             assert bool((given[alone.shape[-1] :] == float("-inf")).all())
             given = given[: alone.shape[-1]]
         assert float((given - alone).abs().max()) < 1e-12, row
-    assert torch.equal(nobody, answer())
+    assert float((nobody - answer()).abs().max()) < 1e-12
 
 
 def lowrank(port: Any, rank: int, seed: int) -> Edit:

@@ -9,6 +9,7 @@ import pytest
 
 import polyadapt as pa
 from polyadapt.data.dataset import Dataset, Example
+from polyadapt.data.split import Parts, Split
 from polyadapt.evaluation.evaluation import evaluate
 from polyadapt.job.likelihood import scoring
 from polyadapt.job.variants import bundle_evaluator
@@ -26,7 +27,7 @@ def texts() -> Dataset:
 @pytest.mark.parametrize("form", ["slots", "bank", "merged"])
 def test_perplexity_is_that_of_torch_with_and_without_an_artifact(reference: str, form: str, tmp_path: Path) -> None:
     model = pa.load(reference)
-    artifact = pa.adapt(model, "lora", texts(), train={"max_steps": 2, "batch_size": 3, "learning_rate": 0.05}, split={"fractions": {"train": 1.0}})
+    artifact = pa.adapt(model, "lora", Parts(Split(), "", {"train": texts(), "test": texts()}), train={"max_steps": 2, "batch_size": 3, "learning_rate": 0.05})
     bundle = export(model, {"a": artifact}, tmp_path / "text.bundle", form).directory
     measured = bundle_evaluator(model, ("perplexity",), ("a",), form, texts())
     assert measured is not None

@@ -46,7 +46,11 @@ export class Bundle {
 
   /** Opens a bundle. `ort` is the onnxruntime module, `read` a function from a path to its bytes, such as `below(url)`. */
   static async open(ort, read) {
-    const manifest = JSON.parse(new TextDecoder().decode(await read("manifest.json")));
+    const text = new TextDecoder("utf-8", { ignoreBOM: true }).decode(await read("manifest.json"));
+    const manifest = JSON.parse(text);
+    // Its first field is the digest of its own bytes, with zeros in the digest's place.
+    const digest = await sha256(new TextEncoder().encode(text.replace(manifest.sha256, "0".repeat(64))));
+    if (digest !== manifest.sha256) throw new Error("manifest.json was altered: its sha256 is not the recorded one; copy the bundle again");
     if (manifest.format !== FORMAT) throw new Error(`bundle format ${manifest.format}, this reader knows format ${FORMAT}; update polyadapt.js`);
     return new Bundle(ort, read, manifest);
   }
@@ -68,8 +72,7 @@ export class Bundle {
     const plain = path.split("/").every((part) => part && part !== "." && part !== "..") && !/[\\:%?#\0]/.test(path);
     if (!entry || !plain) throw new Error(`${path} is not a listed file of this bundle`);
     const bytes = await this.#read(path);
-    const digest = [...new Uint8Array(await crypto.subtle.digest("SHA-256", bytes))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-    if (bytes.length !== entry.size || digest !== entry.sha256) throw new Error(`${path} was altered: its sha256 is not the one in manifest.json; copy the bundle again`);
+    if (bytes.length !== entry.size || (await sha256(bytes)) !== entry.sha256) throw new Error(`${path} was altered: its sha256 is not the one in manifest.json; copy the bundle again`);
     return bytes;
   }
 
@@ -188,6 +191,10 @@ export function relativeError(found, expected) {
     }
   }
   return difference === 0 ? 0 : difference / largest;
+}
+
+async function sha256(bytes) {
+  return [...new Uint8Array(await crypto.subtle.digest("SHA-256", bytes))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 function checkNames(given, known, graph) {

@@ -115,6 +115,15 @@ def test_an_altered_file_is_refused(altered: Path, path: str) -> None:
     assert done.returncode == 1 and f"{path} was altered: its sha256 is not the one in manifest.json" in done.stderr
 
 
+def test_an_altered_manifest_is_refused(altered: Path) -> None:
+    """Another label, which no file's digest covers."""
+    text = (altered / "manifest.json").read_text(encoding="utf-8")
+    assert '"owl"' in text
+    (altered / "manifest.json").write_text(text.replace('"owl"', '"cat"', 1), encoding="utf-8")
+    done = classify(altered)
+    assert done.returncode == 1 and "manifest.json was altered: its sha256 is not the recorded one" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [

@@ -7,6 +7,7 @@ and lets edits change it. No attention class is copied or replaced, and the grap
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from polyadapt.edits.edit import Edit
 from polyadapt.edits.kinds import AttentionCall
 from polyadapt.edits.kinds.cross import Cross
 from polyadapt.edits.kinds.keys import Keys
+from polyadapt.edits.kinds.kind import hiding
 from polyadapt.errors import UserError
 
 
@@ -27,17 +29,20 @@ class AttentionInterception(TorchFunctionMode):
         edits: what to apply, in order.
         context: tokens for `cross` edits, [batch, n, width].
         seen: called with each edit that was applied.
+        shown: from the number of keys, which of them each row may look at, bool [batch, keys]; None where all are real.
     """
 
-    def __init__(self, edits: Sequence[Edit], context: torch.Tensor | None, seen: Callable[[Edit], None]) -> None:
+    def __init__(self, edits: Sequence[Edit], context: torch.Tensor | None, seen: Callable[[Edit], None], shown: Callable[[int], torch.Tensor] | None = None) -> None:
         super().__init__()
-        self._edits, self._context, self._seen = edits, context, seen
+        self._edits, self._context, self._seen, self._shown = edits, context, seen, shown
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         given = dict(kwargs or {})
         if func is not F.scaled_dot_product_attention:
             return func(*args, **given)
         call = read_call(args, given)
+        if self._shown is not None:
+            call = replace(call, mask=hiding(call.explicit_mask(), self._shown(call.key.shape[2])), is_causal=False)
         for edit in self._edits:
             if edit.kind == "keys":
                 call = Keys().before(edit.tensors, call)

@@ -28,6 +28,7 @@ class Hooks:
         self._attachments = attachments
         self._inputs: dict[str, torch.Tensor] = {}
         self._entered: dict[int, list[AttentionInterception | None]] = {}
+        self._streams = StreamHooks(attachments)
 
     def install(self) -> list[Any]:
         ports = self._attachments.ports
@@ -48,7 +49,7 @@ class Hooks:
             handles.append(attention.module.register_forward_hook(self._after_attention(attention), always_call=True))
         if ports.head is not None:
             handles.append(ports.head.module.register_forward_hook(self._after_head(ports.head)))
-        handles.extend(StreamHooks(self._attachments).install())
+        handles.extend(self._streams.install())
         return handles
 
     def _before_op(self, sites: list[OpPort], starts: list[SpanPort]) -> Callable[..., Any]:
@@ -93,9 +94,12 @@ class Hooks:
         return apply_edits(self._attachments, edits, x, h, port)
 
     def _before_attention(self, port: AttentionPort) -> Callable[..., Any]:
+        stream = self._streams.around(port.module)
+
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             edits = self._attachments.edits_at("attention", port.site)
-            mode = AttentionInterception(edits, self._attachments.context, self._attachments.saw) if edits else None
+            shown = None if stream is None else self._streams.shown(stream)
+            mode = AttentionInterception(edits, self._attachments.context, self._attachments.saw, shown) if edits or shown else None
             self._entered.setdefault(id(module), []).append(mode)
             if mode is not None:
                 mode.__enter__()  # type: ignore[no-untyped-call]

@@ -4,19 +4,24 @@ mode `blocks`: the prompt is inserted before block 0 and cut off behind the last
 receive are widened, so pooling, frame counts and labels outside see the old length.
 mode `embeds`: token embeddings are computed here, the prompt is put in front, the tower gets
 `inputs_embeds` and a widened mask, and the first P positions of its output are cut off.
+
+Rows of a batch may have prompts of their own, padded to the longest. In mode `blocks` the padding is hidden at every
+attention call of the blocks; in mode `embeds` it stands in front, the mask hides it, and positions begin behind it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import is_dataclass
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from polyadapt.edits.kinds.prepend import Prepend
+from polyadapt.edits.edit import Edit
+from polyadapt.edits.kinds.prepend import Prepend, padded_in_front, real
 from polyadapt.edits.source import EditSource
 from polyadapt.sites import StreamPort
 
@@ -44,7 +49,26 @@ class StreamHooks:
     def length(self, port: StreamPort) -> int | None:
         """Tokens that the active prompt adds to the stream; None without one. Stays symbolic while a graph is traced."""
         edits = self._attachments.edits_at("stream", port.site)
-        return sum(edit.tensors["tokens"].shape[0] for edit in edits) if edits else None
+        return sum(edit.tensors["tokens"].shape[-2] for edit in edits) if edits else None
+
+    def around(self, module: nn.Module) -> StreamPort | None:
+        """The stream whose blocks hold a module, where prompts are put in before block 0."""
+        for port in self._attachments.ports.streams.values():
+            if port.mode == "blocks" and port.index == 0 and any(module is inner for block in port.blocks for inner in block.modules()):
+                return port
+        return None
+
+    def shown(self, port: StreamPort) -> Callable[[int], torch.Tensor] | None:
+        """From the length of a stream, which of its positions are no padding in each row; None where rows share their prompts."""
+        edits = self._attachments.edits_at("stream", port.site)
+        if not any("length" in edit.tensors for edit in edits):
+            return None
+        prompt = torch.cat([real(edit.tensors) for edit in reversed(edits)], dim=1)  # (batch, P): a later prompt stands before an earlier one
+
+        def places(count: int) -> torch.Tensor:
+            return F.pad(prompt, (port.offset, count - port.offset - prompt.shape[1]), value=True)  # (batch, count)
+
+        return places
 
     def _before_block(self, port: StreamPort) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -95,19 +119,20 @@ class StreamHooks:
                 hidden = port.embed(ids)
             before = hidden.shape[1]
             for edit in edits:
-                hidden = self._prepend.insert(edit.tensors, hidden, 0)
+                hidden = self._prepend.insert(padded_in_front(edit.tensors) if "length" in edit.tensors else edit.tensors, hidden, 0)
                 self._attachments.saw(edit)
-            length = hidden.shape[1] - before
-            if kwargs.get("attention_mask") is not None:
-                mask = kwargs["attention_mask"]
-                kwargs["attention_mask"] = torch.cat([mask.new_ones(mask.shape[0], length), mask], dim=1)
+            own = Front.of(edits, hidden.shape[0], hidden.shape[1] - before, hidden.device)
+            if kwargs.get("attention_mask") is not None or own.differs:
+                mask = kwargs.get("attention_mask")
+                mask = hidden.new_ones(hidden.shape[0], before, dtype=torch.int64) if mask is None else mask
+                kwargs["attention_mask"] = torch.cat([own.shown.to(mask.dtype), mask], dim=1)
             if kwargs.get("token_type_ids") is not None:
-                kwargs["token_type_ids"] = F.pad(kwargs["token_type_ids"], (length, 0))
-            if kwargs.get("position_ids") is not None:
-                # Real tokens start at position P, as in PEFT; the prompt takes positions 0 … P - 1.
-                places = kwargs["position_ids"]
-                front = torch.arange(length, device=places.device).expand(places.shape[0], -1)
-                kwargs["position_ids"] = torch.cat([front, places + length], dim=1)
+                kwargs["token_type_ids"] = F.pad(kwargs["token_type_ids"], (own.shown.shape[1], 0))
+            places = kwargs.get("position_ids")
+            if places is None and own.differs and "position_ids" in inspect.signature(port.tower.forward).parameters:
+                places = torch.arange(before, device=hidden.device).expand(hidden.shape[0], -1)
+            if places is not None:
+                kwargs["position_ids"] = own.positions(places)
             return args[1:], {**kwargs, "input_ids": None, "inputs_embeds": hidden}
 
         return hook
@@ -118,6 +143,31 @@ class StreamHooks:
             return None if length is None else cut_front(output, length)
 
         return hook
+
+
+@dataclass(frozen=True)
+class Front:
+    """The prompts in front of a sequence: `shown` bool [batch, P] is False for padding, which comes first in its row."""
+
+    shown: torch.Tensor
+    differs: bool
+
+    @classmethod
+    def of(cls, edits: Sequence[Edit], batch: int, length: int, device: torch.device) -> Front:
+        """Of edits in the order in which they were put in."""
+        if not any("length" in edit.tensors for edit in edits):
+            return cls(torch.ones(batch, length, dtype=torch.bool, device=device), differs=False)
+        return cls(torch.cat([real(edit.tensors).flip(1) for edit in reversed(edits)], dim=1), differs=True)
+
+    def positions(self, places: torch.Tensor) -> torch.Tensor:
+        """Positions of prompt and sequence, from those of the sequence alone [batch, T].
+
+        Real tokens start at position P, as in PEFT; the prompt takes positions 0 … P - 1, and padding shares the first.
+        """
+        length = self.shown.shape[1]
+        count: Any = self.shown.sum(1, keepdim=True) if self.differs else length
+        front = torch.arange(length, device=places.device).expand(places.shape[0], -1) - (length - count)
+        return torch.cat([front.clamp_min(0), places + count], dim=1)  # (batch, P + T)
 
 
 def widen_square_mask(value: Any, length: int, offset: int) -> Any:

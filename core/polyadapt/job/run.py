@@ -177,7 +177,7 @@ def _export(bench: Bench, prepared: Prepared) -> dict[str, Any]:
         artifacts = {arm.name: bench.artifact(arm) for arm in arms}
         options: dict[str, Any] = {"form": section.form, **section.options}
         if options.get("variants"):
-            options["evaluate"] = bundle_evaluator(bench.model.task.kind, bench.metrics, tuple(artifacts), section.form, prepared.parts.test)
+            options["evaluate"] = bundle_evaluator(bench.model, bench.metrics, tuple(artifacts), section.form, prepared.parts.test)
         bench.host.export(bench.model, artifacts, target, section.target, options)
     opened = Bundle(target, device="cpu")
     proof = opened.selftest()

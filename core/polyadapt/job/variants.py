@@ -12,24 +12,27 @@ from polyadapt.api.measure import truth_of
 from polyadapt.data.dataset import Dataset
 from polyadapt.evaluation.evaluation import evaluate
 from polyadapt.evaluation.prediction import Answer, Prediction, Predictor
+from polyadapt.job.likelihood import scoring
+from polyadapt.model import Model
 
 TASKS: dict[str, tuple[str, ...]] = {
     "classification": ("accuracy", "macro-f1"),
     "ctc": ("cer", "wer"),
-    "transcription": ("cer", "wer"),
-    "seq2seq-lm": ("cer", "wer"),
+    "causal-lm": ("perplexity",),
+    "transcription": ("cer", "wer", "perplexity"),
+    "seq2seq-lm": ("perplexity", "cer", "wer"),
     "control": ("mse",),
 }
-"""Metrics that are read from a bundle's answers, by task; the first is taken where a recipe names another."""
+"""Metrics that a bundle can be measured by, by task; the first is taken where a recipe names another."""
 
 Evaluate = Callable[[Path, str], dict[str, dict[str, Any]]]
 
 
-def bundle_evaluator(task: str, metrics: Sequence[str], arms: Sequence[str], form: str, dataset: Dataset) -> Evaluate | None:
+def bundle_evaluator(model: Model, metrics: Sequence[str], arms: Sequence[str], form: str, dataset: Dataset) -> Evaluate | None:
     """A function of a bundle's folder and a variant.
 
     Args:
-        task: of the model.
+        model: the one that was exported.
         metrics: of the recipe; the first that answers can tell decides.
         arms: names of artifacts to call; a merged bundle is called as it is.
         form: of the bundle.
@@ -38,7 +41,7 @@ def bundle_evaluator(task: str, metrics: Sequence[str], arms: Sequence[str], for
     Returns:
         (bundle, variant) to `metric`, `value` and `n` by artifact; None where answers of this task tell no metric.
     """
-    known = TASKS.get(task, ())
+    known = TASKS.get(model.task.kind, ())
     if not known:
         return None
     chosen = next((name for name in metrics if name in known), known[0])
@@ -49,7 +52,9 @@ def bundle_evaluator(task: str, metrics: Sequence[str], arms: Sequence[str], for
         opened = Bundle(bundle, device="cpu", variant=variant)
         rows = {}
         for arm in arms:
-            found = evaluate(_predictor(opened, arm if form != "merged" else None), dataset, (chosen,), generator=np.random.default_rng(0), draws=1)
+            artifact = arm if form != "merged" else None
+            predictor = scoring(opened, model, artifact) if chosen == "perplexity" else _predictor(opened, artifact)
+            found = evaluate(predictor, dataset, (chosen,), generator=np.random.default_rng(0), draws=1)
             rows[arm] = {"metric": found.metric, "value": found.value, "n": found.n}
         return rows
 

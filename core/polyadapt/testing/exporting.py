@@ -62,6 +62,8 @@ def check_merged(methods: Sequence[Method], model: Model, directory: Path) -> An
 def check_bank(methods: Sequence[Method], model: Model, directory: Path) -> Any:
     """Export every method that a bank takes and that applies, all in one bank; the exporter's gate is the check: parity of every row.
 
+    Prompts are left out where a decoder has caches: those of its rows would differ in length.
+
     Returns:
         The bundle, with the gate's report.
 
@@ -69,8 +71,14 @@ def check_bank(methods: Sequence[Method], model: Model, directory: Path) -> Any:
         UserError: rows of this family's batch cannot differ at a method's sites; the message says why.
     """
     from polyadapt_onnx import export
+    from polyadapt_onnx.views import writes
 
-    artifacts = {method.card.id: adapted_artifact(method, model) for method in methods if "bank" in method.card.exports and not applies(method, model)}
+    artifacts = {}
+    for method in methods:
+        if "bank" in method.card.exports and not applies(method, model):
+            artifact = adapted_artifact(method, model)
+            if not (writes(model) and any(edit.kind == "prepend" for edit in artifact.edits)):
+                artifacts[method.card.id] = artifact
     return export(model, artifacts, directory / f"{model.family.card.id}-bank.bundle", "bank")
 
 

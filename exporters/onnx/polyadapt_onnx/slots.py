@@ -13,7 +13,7 @@ from polyadapt.edits import Edit, kind_of
 from polyadapt.edits.edit import group_name, slot_name
 from polyadapt.edits.kinds.module import seeded_state, silent, structure_of
 from polyadapt.errors import UserError
-from polyadapt.sites import Ports
+from polyadapt.sites import Ports, StreamPort
 
 
 @dataclass(frozen=True)
@@ -106,15 +106,18 @@ def _refuse_other_sizes(edit: Edit, other: Edit | None) -> None:
 
 
 def example_edits(ports: Ports, groups: Iterable[SlotGroup], sizes: Iterable[int], generator: torch.Generator) -> list[Edit]:
-    """Seeded edits without a zero factor; free axes take `sizes` in turn, so that ranks are mixed."""
-    cycle = list(sizes)
+    """Seeded edits without a zero factor; free axes take `sizes` in turn, so that ranks are mixed. Deep prompts are as long as the one they replace."""
+    cycle, prompt = list(sizes), 0
     made = []
     for index, group in enumerate(groups):
         if group.module is not None:
             made.append(replace(group.module, tensors=seeded_state(group.module, generator)))
             continue
-        kind = kind_of(group.kind)
-        tensors = kind.example(ports.get(kind.port, group.site), group.variant, cycle[index % len(cycle)], generator)
+        kind, size = kind_of(group.kind), cycle[index % len(cycle)]
+        port = ports.get(kind.port, group.site)
+        if isinstance(port, StreamPort):
+            prompt = size = prompt if port.index and prompt else size
+        tensors = kind.example(port, group.variant, size, generator)
         made.append(Edit(group.site, group.kind, tensors, group.variant))
     return made
 

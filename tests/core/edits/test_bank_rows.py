@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,8 +13,15 @@ from torch.nn import functional as F
 
 from polyadapt.edits import KINDS, Bank, Edit, Lowered, attachments_of, kind_of, stacked_edits
 from polyadapt.errors import UserError
+from polyadapt.families.bert.card import CARD as BERT
+from polyadapt.families.card import FamilyCard
+from polyadapt.families.t5.card import CARD as T5
+from polyadapt.families.vit.card import CARD as VIT
+from polyadapt.families.wav2vec2.card import CARD as WAV2VEC2
+from polyadapt.families.whisper.card import CARD as WHISPER
 from polyadapt.model import Head
-from polyadapt.sites import AttentionPort, HeadPort, Ports, SpanPort, op_port
+from polyadapt.sites import AttentionPort, HeadPort, Ports, SpanPort, StreamPort, op_port
+from polyadapt.testing.conformance import example_of, tiny_model
 
 Sets = Sequence[Sequence[Edit]]
 WIDTH = 6
@@ -23,31 +31,36 @@ def seeded(*shape: int, seed: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def check_rows(root: nn.Module, ports: Ports, sets: Sets, *inputs: torch.Tensor) -> None:
+def check_rows(root: nn.Module, ports: Ports, sets: Sets, *inputs: torch.Tensor, **named: torch.Tensor) -> None:
     """A batch that has every set twice, out of order, against each set alone on the whole batch."""
+
+    def answer() -> torch.Tensor:
+        given = root(*inputs, **named)
+        return next(iter(given.values())).detach() if isinstance(given, dict) else given.detach()
+
     ids = torch.tensor([2, 0, 1, 0, 2, 1])
     attachments = attachments_of(root, ports)
     expected = []
     for number in ids.tolist():
         attachments.add("alone", Lowered(sets[number]))
-        expected.append(root(*inputs).detach()[len(expected)])
+        expected.append(answer()[len(expected)])
         attachments.remove("alone")
     keys = list(dict.fromkeys((edit.site, edit.kind, edit.variant) for edits in sets for edit in edits))
     bank = Bank(stacked_edits(ports, keys, sets))
     attachments.add("bank", bank)
     with bank.choosing(ids):
-        found = root(*inputs).detach()
-    nobody = root(*inputs).detach()
+        found = answer()
+    nobody = answer()
     attachments.remove_all()
-    for number, answer, plain in zip(ids.tolist(), expected, nobody, strict=True):
-        assert number == 0 or answer.shape != plain.shape or not torch.allclose(answer, plain, atol=1e-6), "an artifact changes nothing, so the comparison says nothing"
-    for row, answer in enumerate(expected):
+    for number, alone, plain in zip(ids.tolist(), expected, nobody, strict=True):
+        assert number == 0 or alone.shape != plain.shape or not torch.allclose(alone, plain, atol=1e-6), "an artifact changes nothing, so the comparison says nothing"
+    for row, alone in enumerate(expected):
         given = found[row]
-        if given.shape != answer.shape:  # classes that an artifact does not have
-            assert bool((given[answer.shape[-1] :] == float("-inf")).all())
-            given = given[: answer.shape[-1]]
-        assert float((given - answer).abs().max()) < 1e-12, row
-    assert torch.equal(nobody, root(*inputs).detach())
+        if given.shape != alone.shape:  # classes that an artifact does not have
+            assert bool((given[alone.shape[-1] :] == float("-inf")).all())
+            given = given[: alone.shape[-1]]
+        assert float((given - alone).abs().max()) < 1e-12, row
+    assert float((nobody - answer()).abs().max()) < 1e-12
 
 
 def lowrank(port: Any, rank: int, seed: int) -> Edit:
@@ -165,9 +178,55 @@ def test_prefixes_of_different_lengths(mask: str) -> None:
     check_rows(root, ports, [(), (edit(5, 1),), (edit(2, 3),)], seeded(6, 4, 7, 3, seed=9))
 
 
+class Block(nn.Module):
+    """Attention over a whole sequence."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(seeded(WIDTH, WIDTH, seed=seed))
+        self.attn = nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        heads = self.attn((x @ self.weight)[:, None])
+        return x + F.scaled_dot_product_attention(heads, heads, heads)[:, 0]
+
+
+@pytest.mark.parametrize("deep", [False, True], ids=["shallow", "deep"])
+@pytest.mark.parametrize("prefixed", [False, True], ids=["alone", "behind a prefix"])
+def test_prompts_of_different_lengths_between_blocks(deep: bool, prefixed: bool) -> None:
+    """No token looks at padding, in any block, with a prefix before it or not."""
+    blocks = [Block(1), Block(2)]
+    root = nn.Sequential(*blocks).double().eval()
+    first = StreamPort("tokens", "blocks", root, tuple(blocks), 0, WIDTH, 1)
+    streams = {"tokens": first, "block.1.tokens": replace(first, site="block.1.tokens", index=1)}
+    attention = {f"block.{index}.attn": AttentionPort(f"block.{index}.attn", str(index), block, 1, WIDTH, False, False) for index, block in enumerate(blocks)}
+
+    def edits(length: int, seed: int, deeper: bool) -> tuple[Edit, ...]:
+        made = [Edit("tokens", "prepend", {"tokens": seeded(length, WIDTH, seed=seed)})]
+        if deeper:
+            made.append(Edit("block.1.tokens", "prepend", {"tokens": seeded(length, WIDTH, seed=seed + 1)}))
+        if prefixed:
+            made.append(Edit("block.1.attn", "keys", {"k": seeded(1, length, WIDTH, seed=seed + 2), "v": seeded(1, length, WIDTH, seed=seed + 3)}))
+        return tuple(made)
+
+    check_rows(root, Ports("toy", streams=streams, attention=attention), [(), edits(5, 1, deep), edits(2, 11, False)], seeded(6, 4, WIDTH, seed=9))
+
+
+@pytest.mark.parametrize("card", [BERT, T5, VIT, WAV2VEC2, WHISPER], ids=lambda card: card.id)
+def test_prompts_of_different_lengths_in_libraries(card: FamilyCard) -> None:
+    """Masks, positions and relative positions of rows whose prompts differ in length; texts of different lengths as well."""
+    model = tiny_model(card, "seq2seq-lm" if card is T5 else "features")
+    model.module.double()
+    site = next(site for site, port in model.ports.streams.items() if port.index == 0)
+    sets: Sets = [(), *((Edit(site, "prepend", {"tokens": seeded(length, model.ports.streams[site].width, seed=length)}),) for length in (5, 2))]
+    inputs = example_of(model, sizes={**model.family.card.export[model.task.kind].trace, "batch": 6})
+    inputs = {name: value.double() if value.is_floating_point() else value for name, value in inputs.items()}
+    check_rows(model.module, model.ports, sets, **inputs)
+
+
 def test_other_kinds_say_why_they_cannot() -> None:
     refusing = {name for name, kind in KINDS.items() if kind.no_rows}
-    assert refusing == {"cross", "module", "patch", "prepend"}
+    assert refusing == {"cross", "module", "patch"}
     for name in refusing:
         with pytest.raises(UserError, match=f"edits of kind '{name}' cannot differ from row to row of a batch: .{{20,}}"):
             kind_of(name).stacked([{}, {}], "")

@@ -16,6 +16,8 @@ import torch
 from polyadapt.artifact import Artifact, detach
 from polyadapt.edits import Edit, slots_of, stacked_edits
 from polyadapt.errors import ExportError, UserError
+from polyadapt.families.bert.card import CARD as BERT
+from polyadapt.families.card import FamilyCard
 from polyadapt.families.clip.card import CARD as CLIP
 from polyadapt.families.llama.card import CARD as LLAMA
 from polyadapt.families.mlp_policy.card import CARD as POLICY
@@ -192,15 +194,37 @@ def test_the_selftest_and_the_report_cover_every_artifact_at_every_size(banked: 
     assert cases == {*(f"mixed-{turn}/{index}" for turn in range(4) for index in range(2)), "random/0", "random/1"}
 
 
-@pytest.mark.parametrize("method", ["prompt", "full"])
-def test_what_rows_cannot_have_of_their_own_is_refused(method: str, tmp_path: Path) -> None:
-    model = tiny_model(VIT, "classification")
-    reason = {"prompt": "'prepend' cannot differ from row to row of a batch: rows of other lengths", "full": "patch has no slots"}[method]
+REFUSED = [
+    (VIT, "classification", "full", "patch has no slots"),
+    (LLAMA, "causal-lm", "prompt", r"tokens:prepend: prompts of other lengths give the rows of a batch caches of other lengths.* use form 'slots'"),
+]
+
+
+@pytest.mark.parametrize(("card", "task", "method", "reason"), REFUSED, ids=[method for _, _, method, _ in REFUSED])
+def test_what_rows_cannot_have_of_their_own_is_refused(card: FamilyCard, task: str, method: str, reason: str, tmp_path: Path) -> None:
+    model = tiny_model(card, task)
     with pytest.raises(UserError, match=reason):
         export(model, {method: artifact_of(model, method)}, tmp_path / "a.bundle", "bank")
     with pytest.raises(UserError, match="form 'bank' stacks artifacts and none was given"):
         export(model, {}, tmp_path / "a.bundle", "bank")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("card", "options"), [(VIT, {"deep": True}), (BERT, {})], ids=["deep in a ViT", "BERT"])
+def test_prompts_of_different_lengths_beside_a_prefix(card: FamilyCard, options: Mapping[str, Any], tmp_path: Path) -> None:
+    """One batch whose rows have prompts of 2 and 5 tokens, a prefix, and nothing: each row answers as torch with its artifact alone."""
+    model, method = tiny_model(card), load_method(METHODS["prompt"])
+    artifacts = {"prefix": artifact_of(model, "prefix")}
+    for name, length, further in (("short", 2, {}), ("long", 5, options)):
+        form = method.build(model, method.card.options(length=length, **further), torch.Generator().manual_seed(length))
+        artifacts[name] = Artifact("prompt", model.base_id, model.family.card.id, model.task.kind, tuple(form.lower()))
+    bundle = Bundle(export(model, artifacts, tmp_path / "prompts.bundle", "bank").directory)
+    inputs = example_of(model, seed=31, sizes={**card.export[model.task.kind].trace, "batch": 4})
+    names = ("long", None, "prefix", "short")
+    found = bundle.run(arrays(inputs), artifact=names)["features"]
+    for row, name in enumerate(names):
+        assert close(found[row], alone(model, inputs, artifacts.get(name or ""))["features"][row]), name
+    assert len({row.tobytes() for row in found}) == 4
 
 
 def test_an_artifact_that_does_nothing_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from polyadapt.edits.kinds.kind import AttentionCall, Kind, Tensors, normal
+from polyadapt.edits.kinds.kind import AttentionCall, Kind, Tensors, hiding, normal
 
 
 class Keys(Kind):
@@ -38,9 +38,11 @@ class Keys(Kind):
         k, v = (self._heads(tensors[name], heads).to(call.key.dtype) for name in ("k", "v"))  # (heads, P, size), or with the batch in front
         key = torch.cat([k.expand(batch, -1, -1, -1), call.key], dim=2)  # (batch, heads, P + keys, size)
         value = torch.cat([v.expand(batch, -1, -1, -1), call.value], dim=2)
-        mask = self._mask(call, k.shape[-2])
+        longest = k.shape[-2]
+        mask = call.explicit_mask(front=longest)
         if "length" in tensors:
-            mask = self._row_mask(call, mask, tensors["length"], k.shape[-2])
+            shown = torch.arange(longest, device=key.device) < tensors["length"][:, None]  # (batch, P)
+            mask = hiding(mask, F.pad(shown, (0, call.key.shape[2]), value=True))
         return replace(call, key=key, value=value, mask=mask, is_causal=False)
 
     def stacked(self, sets: Sequence[Tensors], variant: str) -> dict[str, torch.Tensor]:
@@ -54,23 +56,3 @@ class Keys(Kind):
 
     def _heads(self, prefix: torch.Tensor, heads: int) -> torch.Tensor:
         return prefix if prefix.shape[-3] == heads else prefix.repeat_interleave(heads // prefix.shape[-3], dim=-3)
-
-    def _row_mask(self, call: AttentionCall, mask: torch.Tensor | None, length: torch.Tensor, longest: int) -> torch.Tensor:
-        """The mask with the padding of each row's prefix hidden; `length` [batch]."""
-        keys = call.key.shape[2]
-        shown = torch.arange(longest, device=length.device) < length[:, None]  # (batch, P)
-        shown = F.pad(shown, (0, keys), value=True)[:, None, None]  # (batch, 1, 1, P + keys)
-        if mask is None:
-            return shown
-        return mask & shown if mask.dtype == torch.bool else torch.where(shown, mask, float("-inf"))  # (batch, 1, queries, P + keys)
-
-    def _mask(self, call: AttentionCall, length: int) -> torch.Tensor | None:
-        if call.mask is not None:
-            fill = True if call.mask.dtype == torch.bool else 0.0
-            return F.pad(call.mask, (length, 0), value=fill)
-        if not call.is_causal:
-            return None
-        queries, keys = call.query.shape[2], call.key.shape[2]
-        # `is_causal` would shift the triangle by the prefix: an explicit mask lets every query see all of it, and of the
-        # real keys those that torch's triangle shows.
-        return torch.ones(queries, length + keys, dtype=torch.bool, device=call.query.device).tril(diagonal=length)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 from polyadapt.errors import UserError
 
@@ -34,6 +35,26 @@ class AttentionCall:
     is_causal: bool
     scale: float | None
     enable_gqa: bool
+
+    def explicit_mask(self, front: int = 0) -> torch.Tensor | None:
+        """The mask as a tensor, with `front` keys more before the others, seen by every query; None where all is seen."""
+        if self.mask is not None:
+            fill = True if self.mask.dtype == torch.bool else 0.0
+            return F.pad(self.mask, (front, 0), value=fill)
+        if not self.is_causal:
+            return None
+        queries, keys = self.query.shape[2], self.key.shape[2]
+        # `is_causal` would shift the triangle by the keys in front: an explicit mask lets every query see all of them, and of
+        # the others those that torch's triangle shows.
+        return torch.ones(queries, front + keys, dtype=torch.bool, device=self.query.device).tril(diagonal=front)
+
+
+def hiding(mask: torch.Tensor | None, shown: torch.Tensor) -> torch.Tensor:
+    """An explicit mask that hides further keys in each row; `shown` is bool [batch, keys]."""
+    shown = shown[:, None, None]  # (batch, 1, 1, keys)
+    if mask is None:
+        return shown
+    return mask & shown if mask.dtype == torch.bool else torch.where(shown, mask, float("-inf"))  # (batch, 1, queries, keys)
 
 
 class Kind:

@@ -32,6 +32,7 @@ CARD = MethodCard(
     implementation="polyadapt.methods.prompt.method:Prompt",
     paper=Paper("The Power of Scale for Parameter-Efficient Prompt Tuning", "2104.08691", 2021),
     ports=("stream",),
+    exports=("slots", "merged", "bank"),
     learning_rate=1e-2,
     identity_at_start="prompt tokens take part in attention from the first step on",
 )

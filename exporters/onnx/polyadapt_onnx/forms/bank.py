@@ -59,6 +59,7 @@ def build(job: Job) -> Made:
     for view in job.views:
         mine = view.groups(groups)
         if mine:
+            refuse_uneven_caches(view, mine)
             refuse_shared_ops(job, view, mine)
             view = replace(view, signature=Signature((*view.signature.inputs, ARTIFACT_ID), view.signature.outputs))
         views.append(view)
@@ -72,6 +73,19 @@ def bank_groups(job: Job, groups: Sequence[SlotGroup], sets: Sets) -> list[SlotG
     return [
         replace(group, shapes={name: ("artifacts", *group.shapes.get(name, ())) for name in edit.tensors}, default=edit.tensors) for group, edit in zip(groups, edits, strict=True)
     ]
+
+
+def refuse_uneven_caches(view: View, groups: Sequence[SlotGroup]) -> None:
+    """Refuse prompts in a graph that gives its caches out.
+
+    Raises:
+        UserError: naming the group of slots.
+    """
+    if any(name.startswith("present.") for name in view.outputs) and (prompts := [group.key for group in groups if group.kind == "prepend"]):
+        raise UserError(
+            f"form 'bank' cannot hold {prompts[0]}: prompts of other lengths give the rows of a batch caches of other lengths, the base's 0 among them; "
+            "use form 'slots', or prefixes in place of prompts"
+        )
 
 
 def refuse_shared_ops(job: Job, view: View, groups: Sequence[SlotGroup]) -> None:

@@ -19,7 +19,7 @@ from polyadapt.errors import UserError
 from polyadapt.signature import Signature, TensorSpec
 from polyadapt.sites import Ports, SpanPort, StreamPort
 from polyadapt_onnx.forms.bank_proof import BankProof
-from polyadapt_onnx.forms.job import Job, Made, attached, with_form
+from polyadapt_onnx.forms.job import Job, Made, attached, case_name, with_form
 from polyadapt_onnx.gate import Arrays, Case, GateReport, Graph, check_parity, check_slot_effects, expected_outputs, numpy_of
 from polyadapt_onnx.graph import SLOT_FORM, Traced, write_graph
 from polyadapt_onnx.slots import SlotGroup, example_edits, extra_groups, slot_groups
@@ -146,7 +146,7 @@ def _graph(job: Job, view: View, groups: Sequence[SlotGroup], banked: Sequence[S
     fed = numpy_of(slots_of(stacked_edits(ports, names, random)))
     mixed = [case for turn in range(len(sets)) for case in mixed_cases(job, view, f"mixed-{turn}", sets, turn, {})]
     others = mixed_cases(job, view, "random", random, 1, fed)
-    cases = [*{(case.name.partition("/")[2], tuple(case.inputs.get(ARTIFACT_ID.name, ()))): case for case in mixed}.values(), *others]
+    cases = [*{(case.name.rpartition("/")[2], tuple(case.inputs.get(ARTIFACT_ID.name, ()))): case for case in mixed}.values(), *others]
     check_parity(graph, cases, report)
     if groups:
         identity = numpy_of(slots_of(stacked_edits(ports, names, [()] * len(random))))
@@ -178,7 +178,7 @@ def mixed_cases(job: Job, view: View, name: str, sets: Sets, turn: int, slots: A
         answers = {int(number): torch_answers(job, view, inputs, sets[number]) for number in set(ids.tolist())}
         expected = {spec.name: joined(spec, [answers[number][spec.name] for number in ids.tolist()], classes_of(job, sets)) for spec in view.signature.outputs}
         chosen = {ARTIFACT_ID.name: ids} if ARTIFACT_ID in view.signature.inputs else {}
-        cases.append(Case(f"{name}/{index}", None, dict(sizes), {**numpy_of(inputs), **chosen}, slots, expected, view.name))
+        cases.append(Case(case_name(job, view, name, index), None, dict(sizes), {**numpy_of(inputs), **chosen}, slots, expected, view.name))
     return cases
 
 

@@ -77,15 +77,20 @@ def with_form(model: Model, form: Form) -> Iterator[None]:
 
 def cases_of(job: Job, view: View, name: str, artifact: str | None, edits: Sequence[Edit], generator: torch.Generator) -> list[Case]:
     """torch's answers with some edits, at every size that the recipe checks."""
-    cases, prefix = [], f"{view.name}/" if len(job.views) > 1 else ""
+    cases = []
     for index, sizes in enumerate(view.recipe.check):
         inputs = view.example(sizes, generator)
         inputs = {spec.name: inputs[spec.name] for spec in view.signature.inputs}
         with attached(job.model, edits):
             expected = expected_outputs(lambda given=inputs: view.inner(**given), view.outputs)  # type: ignore[misc]
         slots = numpy_of(slots_of([edit for edit in edits if edit.kind != "patch" and view.reaches(edit.site)]))
-        cases.append(Case(f"{prefix}{name}/{index}", artifact, dict(sizes), numpy_of(inputs), slots, expected, view.name))
+        cases.append(Case(case_name(job, view, name, index), artifact, dict(sizes), numpy_of(inputs), slots, expected, view.name))
     return cases
+
+
+def case_name(job: Job, view: View, name: str, index: int) -> str:
+    """Name of a case, its own among those of all graphs."""
+    return f"{view.name}/{name}/{index}" if len(job.views) > 1 else f"{name}/{index}"
 
 
 def tensors_of(arrays: Mapping[str, Any]) -> dict[str, torch.Tensor]:

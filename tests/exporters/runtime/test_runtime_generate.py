@@ -161,6 +161,20 @@ def test_cached_steps_equal_a_full_pass(bundle: Bundle, artifact: str | None) ->
     assert [token.id for token in bundle.stream(ids, 12, artifact)] == expected[5:]
 
 
+@pytest.mark.parametrize("artifact", [None, "prompt", "prefix", "all"])
+def test_bound_outputs_give_the_same_text(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, artifact: str | None) -> None:
+    """What runs on a GPU, run on the CPU: slots go in and caches come out by binding, and stay where they are."""
+    expected, session = list(bundle.stream([3, 1, 4, 1, 5], 12, artifact)), bundle._session
+    bound: list[int] = []
+
+    def run(values: dict[str, Any]) -> dict[str, Any]:
+        bound.append(len(values))
+        return dict(zip(session.outputs, session.run_bound(session.outputs, values, "cpu"), strict=True))
+
+    monkeypatch.setattr(session, "run", run)
+    assert list(bundle.stream([3, 1, 4, 1, 5], 12, artifact)) == expected and len(bound) == 12
+
+
 def test_artifacts_change_what_is_said(bundle: Bundle) -> None:
     said = {name: tuple(token.id for token in bundle.stream([3, 1, 4], 12, name)) for name in (None, "prompt", "prefix", "all")}
     assert len(set(said.values())) == 4

@@ -25,6 +25,7 @@ from polyadapt_onnx.graph import quiet
 SECONDS = 10
 REPEATS = 5  # calls of one run, which then takes some ten milliseconds
 TOLERANCE = 1e-4  # that of the front end against transformers' extractor
+AXES = {0: Dim("batch"), 1: Dim("samples", min=WINDOW_SAMPLES)}
 
 
 class Alone(nn.Module):
@@ -59,7 +60,12 @@ def graph(folder: Path) -> Path:
     path = folder / "logmel.onnx"
     with torch.no_grad(), quiet():
         program: Any = torch.onnx.export(
-            Alone().eval(), (torch.zeros(2, SAMPLE_RATE_HZ),), dynamo=True, opset_version=20, dynamic_shapes=({0: Dim("batch"), 1: Dim("samples", min=WINDOW_SAMPLES)},), verbose=False
+            Alone().eval(),
+            (torch.zeros(2, SAMPLE_RATE_HZ),),
+            dynamo=True,
+            opset_version=20,
+            dynamic_shapes=({0: Dim("batch"), 1: Dim("samples", min=WINDOW_SAMPLES)},),
+            verbose=False,
         )
         program.save(str(path))
     return path

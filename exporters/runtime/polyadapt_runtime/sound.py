@@ -136,28 +136,26 @@ def _pcm_blocks(stream: BinaryIO, dtype: np.dtype[Any], channels: int) -> Iterat
 
 
 def _open_file(clip: Clip) -> Sound:
-    path, problem = str(clip.path), ""
+    """The first reader that knows the file takes it; where none does, the first reason is told."""
+    path = str(clip.path)
     try:
         with open(path, "rb"):
             pass
     except OSError as error:
         raise InputError(f"cannot read sound {path}: {error.strerror or error}") from error
-    openers = (_open_wav, _open_av) if clip.path.suffix.lower() in _HEADERLESS else (_open_wav, _open_soundfile, _open_av)
-    missing: MissingLibraryError | None = None
-    for opener in openers:
+    reasons: list[Exception] = []
+    for opener in (_open_wav, _open_av) if clip.path.suffix.lower() in _HEADERLESS else (_open_wav, _open_soundfile, _open_av):
         try:
             rate, blocks = opener(path, clip.start_s)
-        except _UnknownFormatError as error:
-            problem = str(error) or problem
-        except MissingLibraryError as error:
-            missing = missing or error
+        except (_UnknownFormatError, MissingLibraryError) as error:
+            reasons += [error] if str(error) else []
         else:
             check_rate(rate)
             return Sound(rate, blocks if clip.end_s is None else _until(blocks, round(clip.end_s * rate) - round(clip.start_s * rate)), path)
-    if missing is not None and not problem:
-        raise missing
-    hint = f"; {missing}" if missing is not None else ""
-    raise InputError(f"cannot read sound {path}: {problem or 'its format is not known'}{hint}")
+    if isinstance(reasons[0], MissingLibraryError):
+        raise reasons[0]
+    hint = "".join(f"; {reason}" for reason in reasons if isinstance(reason, MissingLibraryError))
+    raise InputError(f"cannot read sound {path}: {reasons[0]}{hint}")
 
 
 class _UnknownFormatError(Exception):

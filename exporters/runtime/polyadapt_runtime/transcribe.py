@@ -31,7 +31,9 @@ MAX_TOKENS = 224  # of a window: half of what Whisper's decoder has positions fo
 _log = logging.getLogger(__name__)
 
 
-def transcribe(bundle: Bundle, raw: Any, artifact: Artifact | None = None, scale: float = 1.0, max_tokens: int = MAX_TOKENS, **options: Unpack[GenerationOptions]) -> Iterator[Segment]:
+def transcribe(
+    bundle: Bundle, raw: Any, artifact: Artifact | None = None, scale: float = 1.0, max_tokens: int = MAX_TOKENS, **options: Unpack[GenerationOptions]
+) -> Iterator[Segment]:
     """What is said in a sound, segment by segment: a window each, or with `timestamps=True` whatever the model sets between two times.
 
     Windows of silence are left out. `"".join(segment.text for segment in …)` is the whole text.

@@ -70,7 +70,8 @@ def mean_prediction(windows: Iterable[Window], top: int = 5) -> Prediction:
     """
     sums: dict[str, float] = {}
     count = 0
-    for count, window in enumerate(windows, 1):
+    for window in windows:
+        count += 1
         for label, score in window.top:
             sums[label] = sums.get(label, 0.0) + score
     if not count:

@@ -148,6 +148,35 @@ def test_captions_in_several_languages(stamps: Path) -> None:
             read("data:tux-paint-captions", directory=str(stamps), language=wrong)
 
 
+def test_spoken_digits(tmp_path: Path) -> None:
+    folder = tmp_path / "symbols" / "math"
+    for name in ("3.ogg", "3_de.ogg", "3_desc_fr.ogg", "4_de.ogg", "4_zh_tw.ogg", "plus_de.ogg", "13_de.ogg"):
+        write(folder / name, tone(0.1))
+    (folder / "3.txt").write_text("Three.\nde.utf8=Drei.\n", encoding="utf-8")
+    dataset = read("data:tux-paint-digits", directory=str(tmp_path))
+    assert [(example.id, example.label, example.extra["language"], example.text) for example in dataset] == [
+        ("3.ogg", "3", "en", "Three."),
+        ("3_de.ogg", "3", "de", "Drei."),
+        ("3_desc_fr.ogg", "3", "fr", None),
+        ("4_de.ogg", "4", "de", None),
+        ("4_zh_tw.ogg", "4", "zh_tw", None),
+    ]
+    assert len(read("data:tux-paint-digits", directory=str(tmp_path), language="de,fr")) == 3
+    with pytest.raises(UserError, match="unknown language of data:tux-paint-digits 'xx'; known: de, en, fr, zh_tw"):
+        read("data:tux-paint-digits", directory=str(tmp_path), language="xx")
+    with pytest.raises(UserError, match="run: apt install tuxpaint-stamps-default"):
+        read("data:tux-paint-digits", directory=str(folder))
+
+
+@pytest.mark.skipif(not Path("/usr/share/tuxpaint/stamps").is_dir(), reason="not installed; run: apt install tuxpaint-stamps-default")
+def test_the_real_digits_and_captions() -> None:
+    digits = read("data:tux-paint-digits")  # every file is decoded
+    assert digits.labels == tuple("0123456789") and len(digits) > 200 and len({example.extra["language"] for example in digits}) > 15
+    captions = read("data:tux-paint-captions", language="fr,ro", minimum=1, check_files=False)
+    counts = {language: sum(example.extra["language"] == language for example in captions) for language in ("fr", "ro")}
+    assert min(counts.values()) > 800
+
+
 def test_raw_inputs_know_their_file() -> None:
     assert Example("a", Path("x.wav")).file == Path("x.wav") == Example("a", Clip(Path("x.wav"), 1.0)).file
     assert Example("a", "text").file is None and Example("a", (np.zeros(3), 8000)).file is None

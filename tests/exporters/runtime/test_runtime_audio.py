@@ -153,7 +153,7 @@ def test_a_whole_sweep_comes_out_as_it_is() -> None:
 def test_files_of_other_rates_and_stereo_are_heard_as_the_samples_say(tmp_path: Path, rate: int) -> None:
     import soundfile
 
-    left, right = (np.round(noise(rate).reshape(-1) * part * 32767) / 32768 for part in (1.0, -0.5))
+    left, right = (np.round(noise(rate) * part * 32767) / 32768 for part in (0.5, -0.25))
     soundfile.write(tmp_path / "s.wav", np.stack([left, right], axis=1), rate, subtype="PCM_16")
     expected = resample(((left + right) / 2).astype(np.float32), rate, 16000)
     found = Processor(spec())(tmp_path / "s.wav")["audio"]

@@ -16,6 +16,8 @@ import pytest
 from polyadapt_runtime import Clip, InputError, MissingLibraryError, pcm_sound
 from polyadapt_runtime.sound import open_sound
 
+FORMS = [("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"), ("WAV", "FLOAT"), ("WAV", "ULAW"), ("AIFF", "PCM_16")]
+
 
 def tone(samples: int, rate: int = 16000) -> np.ndarray:
     return (0.4 * np.sin(2 * np.pi * 440 * np.arange(samples) / rate)).astype(np.float32)
@@ -33,7 +35,7 @@ def write_wav(path: Path, samples: np.ndarray, rate: int = 16000) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("form", "subtype"), [("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"), ("WAV", "FLOAT"), ("WAV", "ULAW"), ("AIFF", "PCM_16")])
+@pytest.mark.parametrize(("form", "subtype"), FORMS)
 def test_the_content_decides_and_not_the_name(tmp_path: Path, form: str, subtype: str) -> None:
     soundfile = pytest.importorskip("soundfile")
     if subtype not in soundfile.available_subtypes(form):

@@ -41,10 +41,8 @@ def letters(tmp_path: Path) -> Path:
             tone(tmp_path / language / "alpha" / f"{place}.ogg")
         tone(tmp_path / language / "syllab" / "ba.ogg")
         extra = '<sound name="Z" file="en/alpha/z.ogg"/><sound name="Y" file="../outside.ogg"/>' if language == "en" else ""
-        (tmp_path / language / "sounds.xml").write_text(
-            f'<klettres><language code="{language}"><alphabet>{sounds}{extra}</alphabet><syllables><sound name="BA" file="{language}/syllab/ba.ogg"/></syllables></language></klettres>',
-            encoding="utf-8",
-        )
+        alphabet, syllables = f"<alphabet>{sounds}{extra}</alphabet>", f'<syllables><sound name="BA" file="{language}/syllab/ba.ogg"/></syllables>'
+        (tmp_path / language / "sounds.xml").write_text(f'<klettres><language code="{language}">{alphabet}{syllables}</language></klettres>', encoding="utf-8")
     tone(tmp_path.parent / "outside.ogg")
     return tmp_path
 

@@ -74,6 +74,14 @@ class SpokenCaptionOptions(SoundOptions):
     check_files: bool = Field(True, description="open every file's header before training")
 
 
+class DigitOptions(SoundOptions):
+    """Options of `data:tux-paint-digits`."""
+
+    language: str = Field("", description="languages with commas, such as en,fr; all that are installed when empty")
+    directory: str = Field("", description="the folder `stamps`; found where the Debian package puts it when empty")
+    check_files: bool = Field(True, description="decode the beginning of every file before training")
+
+
 class CaptionOptions(Options):
     """Options of `data:tux-paint-text`."""
 
@@ -116,6 +124,15 @@ CARDS: tuple[ReaderCard, ...] = (
         f"{_HERE}.tux_paint:read_captions",
         "GPL-2.0-only",
         "Debian package tuxpaint-stamps-default; few speakers a language",
+    ),
+    ReaderCard(
+        "data:tux-paint-digits",
+        "the digits 0 to 9 spoken in some two dozen languages (class = the digit)",
+        ("classification", "features", "ctc", "transcription"),
+        DigitOptions,
+        f"{_HERE}.tux_paint_digits:read",
+        "GPL-2.0-only",
+        "Debian package tuxpaint-stamps-default; one speaker a language, mostly",
     ),
     ReaderCard(
         "data:tux-paint-text",

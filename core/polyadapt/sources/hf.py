@@ -265,6 +265,4 @@ def _labels(backbone: Any, config: Any, kind: str, options: HfOptions, reference
 
 
 def _details(config: Any, options: HfOptions) -> dict[str, object]:
-    if config.model_type == "vits":
-        return {"sample_rate_hz": int(config.sampling_rate)}
     return {"language": options.language or "en"} if config.model_type == "whisper" else {}

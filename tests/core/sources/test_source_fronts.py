@@ -72,7 +72,7 @@ def test_filter_banks_equal_those_of_torchaudio(samples: int) -> None:
     audio = torch.from_numpy(speech_like(samples))[None]
     theirs = kaldi.fbank(audio, sample_frequency=16000, window_type="hanning", num_mel_bins=128, use_energy=False, htk_compat=True, dither=0.0, frame_shift=10)
     ours = KaldiFbank(128, theirs.shape[0], 0.0, 0.5)(audio)["input_values"][0]
-    assert (ours - theirs).abs().max() < 2e-4 * theirs.abs().max()
+    assert (ours - theirs).abs().max() < 2e-4
     assert (ours - theirs).abs().median() < 1e-5
 
 

@@ -123,4 +123,4 @@ def _line(answer: Any) -> str:
     if isinstance(answer, dict) and "text" in answer:
         return str(answer["text"]).strip()
     text = str(answer)
-    return text if len(text) <= 200 else f"{text[:197]}…  (--json for all)"
+    return text if isinstance(answer, str) or len(text) <= 200 else f"{text[:197]}…  (--json for all)"

@@ -131,18 +131,19 @@ class TimedRules:
 
 
 def parts(ids: Iterable[int], times: Times) -> list[Said]:
-    """What stands between times. Text that nothing closes comes last, without an end."""
+    """What stands between times. What nothing closes comes last, without an end: text, or none where only its beginning was written."""
     found: list[Said] = []
-    start, words = 0.0, list[int]()
+    start, words, is_open = 0.0, list[int](), False
     for token in ids:
         if token < times.first_id:
             words.append(token)
             continue
+        is_open = not words
         if words:
             found.append(Said(start, times.seconds(token), tuple(words)))
             words = []
         start = times.seconds(token)
-    return [*found, Said(start, None, tuple(words))] if words else found
+    return [*found, Said(start, None, tuple(words))] if words or is_open else found
 
 
 def _log_sum(scores: np.ndarray) -> float:

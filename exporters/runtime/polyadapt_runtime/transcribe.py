@@ -34,9 +34,10 @@ _log = logging.getLogger(__name__)
 def transcribe(
     bundle: Bundle, raw: Any, artifact: Artifact | None = None, scale: float = 1.0, max_tokens: int = MAX_TOKENS, **options: Unpack[GenerationOptions]
 ) -> Iterator[Segment]:
-    """What is said in a sound, segment by segment: a window each, or with `timestamps=True` whatever the model sets between two times.
+    """What is said in a sound, segment by segment: a window each, or with times whatever the model sets between two of them.
 
-    Windows of silence are left out. `"".join(segment.text for segment in …)` is the whole text.
+    A model that writes times does so for sounds longer than a window unless `timestamps=False`: without them, words are lost
+    where windows meet. Windows of silence are left out. `"".join(segment.text for segment in …)` is the whole text.
 
     Args:
         bundle: of task `transcription` or `ctc`.
@@ -52,11 +53,15 @@ def transcribe(
     spec = sound_spec(bundle, ("transcription", "ctc"))
     if bundle.manifest.task == "ctc" and options:
         raise InputError(f"a model that reads frame by frame has no option {next(iter(options))!r}; it knows one language and writes no times")
-    times = Times.of(bundle.manifest.generation) if options.get("timestamps") else None
     window_s = next((float(spec[key]) for key in ("seconds", "maximum_seconds") if spec.get(key) is not None), WINDOW_S)
     sound = open_sound(raw)
     rate, reel, start, is_silent = sound.rate_hz, _Reel(sound), 0, True
-    while len(samples := reel.next(round(window_s * rate))):
+    size = round(window_s * rate)
+    reel.next(size)
+    if "timestamps" not in options and not reel.is_at_end and bundle.manifest.generation.get("timestamps"):
+        options["timestamps"] = True
+    times = Times.of(bundle.manifest.generation) if options.get("timestamps") else None
+    while len(samples := reel.next(size)):
         used = len(samples)
         if np.abs(samples).max() >= SILENT and (len(samples) >= SHORTEST_S * rate or not start):
             is_silent = False
@@ -91,7 +96,7 @@ def _window(
     if len(said) > 1 and said[-1].end_s is None and not is_last:
         said.pop()  # heard again, whole, in the next window
         used = min(used, round((said[-1].end_s or length_s) * rate)) or used
-    return [Segment(min(part.start_s, length_s), min(part.end_s if part.end_s is not None else length_s, length_s), reader.decode(part.ids)) for part in said], used
+    return [Segment(min(part.start_s, length_s), min(part.end_s if part.end_s is not None else length_s, length_s), reader.decode(part.ids)) for part in said if part.ids], used
 
 
 class _Reel:

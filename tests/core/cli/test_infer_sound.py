@@ -91,7 +91,9 @@ def test_windows_with_their_times_and_the_mean(ears: Path, tmp_path: Path, capsy
 
 def stream(*arguments: str | Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", "import sys; from polyadapt.cli import main; sys.exit(main(sys.argv[1:]))", "infer", *map(str, arguments)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ))
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    )
 
 
 def test_a_stream_is_answered_window_by_window_while_it_runs(ears: Path, tmp_path: Path) -> None:

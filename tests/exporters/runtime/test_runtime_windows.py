@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,15 @@ def test_a_stream_is_answered_as_it_arrives(bundle: Bundle) -> None:
     next(windows)
     assert len(asked) == 2
     assert len(list(itertools.islice(windows, 100))) == 100 and len(asked) == 202
+
+
+def test_memory_does_not_grow_with_the_length() -> None:
+    """An hour at 16 kHz is 230 MB; what is held is a window and a block."""
+    tracemalloc.start()
+    count = sum(1 for _ in cut((np.zeros(16000, np.float32) for _ in range(3600)), 32000, 16000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 3599 and peak < 1_000_000
 
 
 def test_a_short_sound_is_one_window(bundle: Bundle) -> None:

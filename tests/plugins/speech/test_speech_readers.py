@@ -83,7 +83,7 @@ def prompts(tmp_path: Path) -> Path:
     for folder, names in (("en_US_f_Allison", ("hello", "beep", "digits/1", "silence/5")), ("fr_CA_f_June", ("hello", "digits/1"))):
         for name in names:
             tone(tmp_path / folder / f"{name}.g722")
-    (tmp_path / "en").symlink_to(tmp_path / "en_US_f_Allison")
+    (tmp_path / "en_US").symlink_to(tmp_path / "en_US_f_Allison")  # as Debian's alternatives do
     (tmp_path / "core-sounds-en.txt.gz").write_bytes(gzip.compress(b"; prompts\n\nhello: Hello: how are you?\nbeep: [a tone]\ndigits/1: one\n"))
     return tmp_path
 

@@ -86,24 +86,27 @@ class Writer:
             raise InputError("this bundle has no tokenizer to find stop texts with; use stop_ids")
         stops = set((self._settings.get("eos_ids") or ()) if stop_ids is None else stop_ids)
         rules: ScoreRules = Rules.of(self._settings, sampling)
-        begin = self._start_ids(options)
+        begin = self._chosen_start(options)
         if options.get("timestamps"):
             rules = TimedRules(rules, Times.of(self._settings), len(begin), frozenset(stops))
-        prompt, decoding = self._begin(raw, slots, begin)
+        prompt, decoding = self._begin(raw, slots)
+        prompt = begin or prompt
         if beams is not None:
             ids = iter(search(decoding, prompt, beams, rules, stops, max_tokens))
         else:
             ids = sampled(decoding, prompt, sampling, rules, stops, max_tokens)
         return with_text(ids, reader, tuple(stop))
 
-    def _start_ids(self, options: GenerationOptions) -> list[int]:
-        """What an encoder-decoder begins with; a causal model begins with its prompt."""
+    def _chosen_start(self, options: GenerationOptions) -> list[int]:
+        """The ids that stand before a transcript of the language and with the times that were asked for; none where nothing was."""
         language, timestamps = options.get("language"), bool(options.get("timestamps"))
-        if not self._has_encoder and (language is not None or timestamps):
+        if language is None and not timestamps:
+            return []
+        if not self._has_encoder:
             raise InputError("language and timestamps are for models that transcribe sound; leave them out")
-        return start_ids(self._settings, language, timestamps) if self._has_encoder else []
+        return start_ids(self._settings, language, timestamps)
 
-    def _begin(self, raw: Any, slots: Mapping[str, Any], begin: list[int]) -> tuple[list[int], Decoding]:
+    def _begin(self, raw: Any, slots: Mapping[str, Any]) -> tuple[list[int], Decoding]:
         """The ids that stand before the text, and the state in which it begins."""
         memory: dict[str, Any] = {}
         past = self._empty_past()
@@ -111,7 +114,7 @@ class Writer:
             encoder, fed = self._graphs.first, self._graphs.runners["encoder"].feeds(self._read(raw), slots)
             found = encoder.run({name: encoder.value(value) if isinstance(value, np.ndarray) else value for name, value in fed.items()})
             memory = {name: value for name, value in found.items() if name in self._decoder.inputs}
-            prompt = begin
+            prompt = [int(token) for token in self._settings.get("start_ids") or [0]]
         else:
             prompt = self._prompt(raw)
         if not prompt:

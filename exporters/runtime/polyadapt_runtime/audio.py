@@ -26,13 +26,13 @@ def read_audio(raw: Any, spec: Mapping[str, Any]) -> np.ndarray:
 
     Args:
         raw: what `open_sound` takes: a path, a `Clip`, a `Sound`, or (array, rate in Hz).
-        spec: `sample_rate_hz`; `seconds` to cut or fill up with silence, or None; `maximum_seconds`.
+        spec: `sample_rate_hz`; `seconds` to cut or fill up with silence, or None; `minimum_seconds` and `maximum_seconds`.
 
     Shape:
         float32 [samples].
 
     Raises:
-        InputError: no sound, an empty or too long one, or numbers that are not finite.
+        InputError: no sound, an empty, too short or too long one, or numbers that are not finite.
         MissingLibraryError: the file's format needs a library that is not installed.
     """
     target = int(spec["sample_rate_hz"])
@@ -50,6 +50,9 @@ def read_audio(raw: Any, spec: Mapping[str, Any]) -> np.ndarray:
     samples = resample(samples, sound.rate_hz, target)
     if limit is not None:
         samples = samples[: round(limit * target)]
+    shortest = spec.get("minimum_seconds") or 0.0
+    if seconds is None and len(samples) < round(shortest * target):
+        raise InputError(f"{sound.name} lasts {len(samples) / target:.3f} s, and this model hears {shortest:g} s at least; give a longer clip")
     if seconds is not None:
         samples = np.pad(samples, (0, round(seconds * target) - len(samples)))
     return np.ascontiguousarray(samples)

@@ -135,6 +135,14 @@ def test_what_is_no_sound_says_so(raw: Any, message: str) -> None:
         Processor(spec())(raw)
 
 
+def test_a_sound_too_short_to_hear_is_refused() -> None:
+    short = Processor(spec(minimum_seconds=0.025))
+    with pytest.raises(InputError, match=r"lasts 0\.020 s, and this model hears 0\.025 s at least"):
+        short((noise(160), 8000))
+    assert short((noise(200), 8000))["audio"].shape == (400,)
+    assert Processor(spec(minimum_seconds=0.025, seconds=0.1))((noise(8), 8000))["audio"].shape == (1600,)  # filled up
+
+
 def test_a_whole_sweep_comes_out_as_it_is() -> None:
     """From 50 Hz to 7 kHz at 44.1 kHz, brought to 16 kHz: the same sweep sampled at 16 kHz, by its formula in float64."""
 

@@ -7,17 +7,16 @@ from typing import Literal
 from pydantic import Field
 
 from polyadapt.data.card import ReaderCard
-from polyadapt.options import Options
+from polyadapt.data.readers.card import SoundOptions
 
 _HERE = "polyadapt_speech.readers"
 
 
-class CollectionOptions(Options):
+class CollectionOptions(SoundOptions):
     """What readers of installed collections take."""
 
     directory: str = Field("", description="where the recordings are; found where the Debian package puts them when empty")
     check_files: bool = Field(True, description="decode the beginning of every file before training")
-    trim_db: float = Field(0.0, ge=0, description="silence at both ends that is so much below a recording's loudest 10 ms is left out, 40 for instance; 0 keeps all")
 
 
 class KLettresOptions(CollectionOptions):

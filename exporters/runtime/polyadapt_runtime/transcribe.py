@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 WINDOW_S = 30.0  # where the model sets no limit
 SHORTEST_S = 0.1  # of a rest that is worth a window
 MAX_TOKENS = 224  # of a window: half of what Whisper's decoder has positions for
+LEAST_TOKENS, TOKENS_A_SECOND = 24, 25  # ours: more than anyone says, so that a model that repeats itself over a short clip comes to an end
 
 _log = logging.getLogger(__name__)
 
 
 def transcribe(
-    bundle: Bundle, raw: Any, artifact: Artifact | None = None, scale: float = 1.0, max_tokens: int = MAX_TOKENS, **options: Unpack[GenerationOptions]
+    bundle: Bundle, raw: Any, artifact: Artifact | None = None, scale: float = 1.0, max_tokens: int | None = None, **options: Unpack[GenerationOptions]
 ) -> Iterator[Segment]:
     """What is said in a sound, segment by segment: a window each, or with times whatever the model sets between two of them.
 
@@ -44,7 +45,7 @@ def transcribe(
         raw: what `open_sound` takes.
         artifact: as in a call of the bundle.
         scale: as in a call of the bundle.
-        max_tokens: the most tokens of one window.
+        max_tokens: the most tokens of one window; None goes by its length.
         options: those of `Bundle.stream`, `language` and `timestamps` among them; none with `ctc`.
 
     Raises:
@@ -81,17 +82,18 @@ def text_of(segments: Iterable[Segment]) -> str:
 
 
 def _window(
-    bundle: Bundle, clip: tuple[np.ndarray, int], artifact: Artifact | None, scale: float, max_tokens: int, options: GenerationOptions, times: Times | None, is_last: bool
+    bundle: Bundle, clip: tuple[np.ndarray, int], artifact: Artifact | None, scale: float, max_tokens: int | None, options: GenerationOptions, times: Times | None, is_last: bool
 ) -> tuple[list[Segment], int]:
     """Segments of one window, and how many of its samples are done with."""
     samples, rate = clip
     length_s = len(samples) / rate
+    tokens = min(MAX_TOKENS, LEAST_TOKENS + round(TOKENS_A_SECOND * length_s)) if max_tokens is None else max_tokens
     if bundle.manifest.task == "ctc":
         return [Segment(0.0, length_s, f"{bundle(clip, artifact, scale)} ")], len(samples)
     if times is None:
-        return [Segment(0.0, length_s, bundle.generate(clip, max_tokens, artifact, scale, **options))], len(samples)
+        return [Segment(0.0, length_s, bundle.generate(clip, tokens, artifact, scale, **options))], len(samples)
     reader = TextReader({"inputs": {}}, None if bundle.processor is None else bundle.processor.assets.get("tokenizer"))
-    said = parts((token.id for token in bundle.stream(clip, max_tokens, artifact, scale, **options)), times)
+    said = parts((token.id for token in bundle.stream(clip, tokens, artifact, scale, **options)), times)
     used = len(samples)
     if len(said) > 1 and said[-1].end_s is None and not is_last:
         said.pop()  # heard again, whole, in the next window

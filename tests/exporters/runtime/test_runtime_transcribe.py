@@ -96,6 +96,7 @@ class Ears:
     answers: dict[int, list[int]] = field(default_factory=dict)
     windows: list[tuple[float, float]] = field(default_factory=list)
     options: list[dict[str, Any]] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
 
     @property
     def processor(self) -> Any:
@@ -112,6 +113,7 @@ class Ears:
         return len(self.windows) - 1
 
     def generate(self, clip: tuple[np.ndarray, int], max_tokens: int, artifact: Any, scale: float, **options: Any) -> str:
+        self.tokens.append(max_tokens)
         return f" window{self._hear(clip, options)}"
 
     def stream(self, clip: tuple[np.ndarray, int], max_tokens: int, artifact: Any, scale: float, **options: Any) -> Iterator[Token]:
@@ -141,6 +143,14 @@ def test_long_sounds_are_read_in_consecutive_windows(tmp_path: Path) -> None:
     assert text_of(run(ctc, ramp(3.0))) == "window 0 window 1"
     with pytest.raises(InputError, match="has no option 'language'"):
         run(ctc, ramp(3.0), language="fr")
+
+
+def test_a_short_window_has_room_for_few_tokens(tmp_path: Path) -> None:
+    """A model that repeats itself ends sooner; `max_tokens` overrules."""
+    ears = Ears(tmp_path)
+    run(ears, ramp(1.0))
+    run(ears, ramp(1.0), max_tokens=7)
+    assert ears.tokens == [24 + 25, 7]
 
 
 def test_a_rest_too_short_to_hear_is_left_out_unless_it_is_all(tmp_path: Path) -> None:

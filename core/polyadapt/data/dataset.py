@@ -17,6 +17,7 @@ from polyadapt.data.card import ReaderCard
 from polyadapt.errors import PluginError, UserError, nearest, unknown
 from polyadapt.files import sha256_file
 from polyadapt.options import read_options
+from polyadapt_runtime.sound import Clip
 
 MEDIA = ("image", "audio", "text", "array")
 
@@ -27,7 +28,8 @@ class Example:
 
     Attributes:
         id: unique in the set and free of the machine's paths.
-        raw: what a processor takes: the path of an image or audio file (opened at use only), a text, or an array.
+        raw: what a processor takes: the path of an image or audio file (opened at use only), a part of an audio file,
+            a text, an array, or samples with their rate in Hz.
         label: name of the class; None when the set has no classes.
         text: what goes with `raw`: a transcript, a caption, or the text that should follow a prompt.
         extra: every other column. `target` holds the numbers to be predicted (control, regression).
@@ -35,11 +37,18 @@ class Example:
     """
 
     id: str
-    raw: Path | str | np.ndarray
+    raw: Path | Clip | str | np.ndarray | tuple[np.ndarray, int]
     label: str | None = None
     text: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+
+    @property
+    def file(self) -> Path | None:
+        """The file that `raw` is, or is a part of."""
+        if isinstance(self.raw, Clip):
+            return self.raw.path
+        return self.raw if isinstance(self.raw, Path) else None
 
     @property
     def target(self) -> np.ndarray:
@@ -120,11 +129,12 @@ class Dataset(Sequence[Example]):
 
     def raw_digest(self, example: Example) -> str:
         """sha256 of the raw input alone. Equal files under two names give the same digest; each file is read once."""
-        raw = example.raw
-        if isinstance(raw, Path):
-            if raw not in self._digests:
-                self._digests[raw] = sha256_file(raw)
-            return self._digests[raw]
+        raw, file = example.raw, example.file
+        if file is not None:
+            if file not in self._digests:
+                self._digests[file] = sha256_file(file)
+            whole = self._digests[file]
+            return hashlib.sha256(f"{whole} {raw.start_s!r} {raw.end_s!r}".encode()).hexdigest() if isinstance(raw, Clip) else whole
         return hashlib.sha256(json.dumps(self._plain(raw), ensure_ascii=False).encode()).hexdigest()
 
     def targets(self) -> np.ndarray:

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from polyadapt.data.dataset import Dataset, Example
-from polyadapt.data.media import check_media, medium_of
+from polyadapt.data.media import medium_of
 from polyadapt.data.readers.card import TableOptions
+from polyadapt.data.readers.recordings import prepared
 from polyadapt.errors import UserError, nearest
 
 PARTS = ("path", "text", "prompt", "target", "label")
@@ -48,9 +49,7 @@ def table_dataset(manifest: Path, scheme: str, rows: Sequence[Row], columns: Seq
     table = _Table(manifest, _parts(manifest, columns, options), columns, options)
     examples = [table.example(row) for row in rows]
     media = table.media(examples)
-    if options.check_files:
-        check_media(examples)
-    return Dataset(f"{scheme}:{manifest.name}", examples, media, options.labels or None)
+    return Dataset(f"{scheme}:{manifest.name}", prepared(examples, options), media, options.labels or None)
 
 
 def find_manifest(rest: str, scheme: str) -> Path:
@@ -124,7 +123,7 @@ class _Table:
             return "text"
         first: dict[str, Example] = {}
         for example in examples:
-            medium = medium_of(Path(str(example.raw)))
+            medium = None if example.file is None else medium_of(example.file)
             if medium not in ("image", "audio"):
                 raise UserError(f"{self._at(example)}: {example.id!r} is neither an image nor an audio file by its name; supported: .png, .jpg, .wav, .flac, .ogg and their like")
             first.setdefault(medium, example)

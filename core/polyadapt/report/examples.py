@@ -17,6 +17,7 @@ from polyadapt.data.media import library
 from polyadapt.errors import MissingExtraError
 from polyadapt.evaluation.evaluation import Evaluation
 from polyadapt.evaluation.prediction import Prediction
+from polyadapt_runtime.sound import Clip, open_sound
 
 logger = logging.getLogger(__name__)
 
@@ -117,9 +118,9 @@ def _shown(example: Example, media: str, predictions: Mapping[str, Prediction]) 
 
 def _preview(example: Example, base: Shown) -> Shown:
     raw = example.raw
-    if base.media == "image":
+    if base.media == "image" and not isinstance(raw, (Clip, tuple)):
         return replace(base, data_uri=thumbnail(raw), text=_short(example.text or ""))
-    if base.media == "audio" and isinstance(raw, Path):
+    if base.media == "audio":
         uri, heights = clip(raw)
         return replace(base, data_uri=uri, values=heights, text=_short(example.text or ""))
     if isinstance(raw, np.ndarray):
@@ -145,12 +146,17 @@ def thumbnail(raw: Path | str | np.ndarray) -> str:
     return _data_uri(f"image/{sort.lower()}", buffer.getvalue())
 
 
-def clip(path: Path) -> tuple[str, list[float]]:
+def clip(raw: Any) -> tuple[str, list[float]]:
     """The first seconds of a recording as a data URI, and its loudness in `BARS` steps."""
     soundfile = library("soundfile", "soundfile", "audio", "clips in reports")
-    with soundfile.SoundFile(str(path)) as stream:
-        rate = int(stream.samplerate)
-        samples = stream.read(int(AUDIO_S * rate), dtype="float32", always_2d=True).mean(1)  # (samples,)
+    sound = open_sound(raw)
+    rate, parts, found = sound.rate_hz, [np.zeros(0, np.float32)], 0
+    for block in sound.mono():
+        parts.append(block)
+        found += len(block)
+        if found >= AUDIO_S * rate:
+            break
+    samples = np.concatenate(parts)[: int(AUDIO_S * rate)]  # (samples,)
     peaks = [float(np.abs(part).max()) if part.size else 0.0 for part in np.array_split(samples, BARS)]
     while rate > 24_000:  # halved by averaging neighbours: good enough to hear what it is
         samples, rate = samples[: samples.size // 2 * 2].reshape(-1, 2).mean(1), rate // 2

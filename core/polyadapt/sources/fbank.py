@@ -48,6 +48,7 @@ class KaldiFbank(nn.Module):
 
     basis: torch.Tensor
     filters: torch.Tensor
+    frequency_axis = 2
 
     def __init__(self, bands: int, frames: int, mean: float, deviation: float, output: str = "input_values") -> None:
         super().__init__()

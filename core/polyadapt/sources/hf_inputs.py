@@ -14,6 +14,7 @@ from polyadapt.files import read_json, replacing_file
 from polyadapt.sources.fetch import cache_directory
 from polyadapt.sources.options import HfOptions
 from polyadapt.sources.processors import array_spec, audio_spec, image_spec, parts_spec, text_spec
+from polyadapt.sources.spoken import spoken_choices
 
 if TYPE_CHECKING:
     from torch import nn
@@ -163,6 +164,9 @@ def _generation(directory: Path, backbone: Any, shapes: Mapping[str, tuple[int |
             made["start_ids"] += _whisper_prefix(saved, options.language or "en", reference)
             made["suppress_ids"] = saved.get("suppress_tokens") or []
             made["begin_suppress_ids"] = saved.get("begin_suppress_tokens") or []
+            languages = {name[2:-2]: int(token) for name, token in (saved.get("lang_to_id") or {}).items()}
+            plain = saved.get("no_timestamps_token_id")
+            made |= spoken_choices(languages, plain if plain is not None and int(plain) + 1 < int(backbone.config.vocab_size) else None)
     return made
 
 

@@ -45,6 +45,7 @@ class LogMel(nn.Module):
 
     basis: torch.Tensor
     filters: torch.Tensor
+    frequency_axis = 1
 
     def __init__(self, bands: int = 80, output: str = "mel") -> None:
         super().__init__()

@@ -17,6 +17,7 @@ from polyadapt.sources.families import family_by_id
 from polyadapt.sources.fetch import fetched_directory, package_directory
 from polyadapt.sources.options import PackagedImageOptions, PackagedTextOptions, WhisperOptions
 from polyadapt.sources.processors import audio_spec, image_spec, make_processor
+from polyadapt.sources.spoken import spoken_choices
 
 if TYPE_CHECKING:
     import torch
@@ -163,17 +164,24 @@ def whisper_generation(directory: Path, language: str, reference: str) -> dict[s
     """
     tokens = {entry["content"]: int(entry["id"]) for entry in json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]}
     start, end, plain = tokens["<|startoftranscript|>"], tokens["<|endoftext|>"], tokens["<|notimestamps|>"]
+    languages: dict[str, int] = {}
     if reference.endswith(".en"):
         if language != "en":
             raise UserError(f"{reference} understands English only, asked was {language!r}; use polyadapt:whisper-base")
         prefix = [start, plain]
     else:
-        codes = {content[2:-2] for content in tokens if 6 <= len(content) <= 7 and content[2:-2].isalpha()}
-        if language not in codes:
-            raise UserError(f"{reference} knows no language {language!r}{nearest(language, codes)}")
-        prefix = [start, tokens[f"<|{language}|>"], tokens["<|transcribe|>"], plain]
+        languages = {content[2:-2]: token for content, token in tokens.items() if 6 <= len(content) <= 7 and content[2:-2].isalpha()}
+        if language not in languages:
+            raise UserError(f"{reference} knows no language {language!r}{nearest(language, languages)}")
+        prefix = [start, languages[language], tokens["<|transcribe|>"], plain]
     suppressed = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    return {"start_ids": prefix, "eos_ids": [end], "suppress_ids": suppressed.get("suppress_ids", []), "begin_suppress_ids": suppressed.get("suppress_ids_begin", [])}
+    return {
+        "start_ids": prefix,
+        "eos_ids": [end],
+        "suppress_ids": suppressed.get("suppress_ids", []),
+        "begin_suppress_ids": suppressed.get("suppress_ids_begin", []),
+        **spoken_choices(languages, plain),
+    }
 
 
 def _directory(card: ModelCard) -> Path:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from polyadapt.signature import Signature
     from polyadapt_runtime.preprocess import Processor
 
+WINDOW_S = 0.025
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
 
@@ -31,8 +32,8 @@ def image_spec(size_px: tuple[int, int], *, crop_fraction: float = 1.0, resize: 
 
 
 def audio_spec(*, sample_rate_hz: int = 16000, seconds: float | None = None, maximum_seconds: float = 30.0) -> dict[str, Any]:
-    """Recordings to float32 [samples]."""
-    return {"kind": "audio", "input": "audio", "sample_rate_hz": sample_rate_hz, "seconds": seconds, "maximum_seconds": maximum_seconds}
+    """Recordings to float32 [samples]; no shorter than the one window of 25 ms that every front needs."""
+    return {"kind": "audio", "input": "audio", "sample_rate_hz": sample_rate_hz, "seconds": seconds, "minimum_seconds": WINDOW_S, "maximum_seconds": maximum_seconds}
 
 
 def text_spec(*, pad_id: int, maximum_tokens: int = 128, pad_side: str = "right", types: str | None = None) -> dict[str, Any]:

@@ -12,9 +12,11 @@ import torch
 
 from polyadapt.data.dataset import Dataset
 from polyadapt.errors import MissingExtraError, PolyadaptError, UserError
-from polyadapt.model import Model
+from polyadapt.model import Model, TaskModule
 from polyadapt.training.losses import IGNORED
+from polyadapt.training.masking import Masking
 from polyadapt.training.targets import DECODER_INPUT, Arrays, Prepared, prepare_for
+from polyadapt.training.texts import check_alphabet
 from polyadapt_runtime.errors import BundleError, MissingLibraryError
 
 
@@ -64,6 +66,8 @@ class Examples:
         self.dataset = dataset
         self._processor = model.processor
         self._prepare = prepare_for(model)
+        if model.task.kind == "ctc":
+            check_alphabet(model, ((example.source or example.id, example.text or "") for example in dataset))
         self._pads_exactly = pads_exactly(model.processor.spec)
         self._pads_left = model.task.kind == "causal-lm" and model.processor.spec.get("pad_side") == "left"
         self._room = memory_bytes
@@ -222,10 +226,18 @@ Transform = Callable[[Batch, int], Batch]
 
 
 class PlainFeed:
-    """Whole forward passes."""
+    """Whole forward passes.
 
-    def __init__(self, examples: Examples, module: torch.nn.Module, device: torch.device, transform: Transform | None = None) -> None:
-        self.examples, self._module, self._device, self._transform = examples, module, device, transform
+    Args:
+        examples: what is fed.
+        module: the model's.
+        device: where it runs.
+        transform: what happens to batches.
+        masking: what happens to spectrograms, while training.
+    """
+
+    def __init__(self, examples: Examples, module: TaskModule, device: torch.device, transform: Transform | None = None, masking: Masking | None = None) -> None:
+        self.examples, self._module, self._device, self._transform, self._masking = examples, module, device, transform, masking
         self.epoch = 0
 
     def groups(self, rows: Sequence[int]) -> list[Sequence[int]]:
@@ -236,5 +248,8 @@ class PlainFeed:
         return (batch if self._transform is None else self._transform(batch, self.epoch)).to(self._device)
 
     def forward(self, batch: Batch) -> Mapping[str, torch.Tensor]:
+        front = self._module.front
+        if self._masking is not None and front is not None and self.epoch:
+            return self._module.behind_front(self._masking(front(**batch.inputs), batch.rows, self.epoch))
         outputs: Mapping[str, torch.Tensor] = self._module(**batch.inputs)
         return outputs

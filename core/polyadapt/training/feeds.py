@@ -19,6 +19,7 @@ from polyadapt.training.batches import Batch, Examples, Feed, HasParts, PlainFee
 from polyadapt.training.bypass import replaced
 from polyadapt.training.depth import find_depth
 from polyadapt.training.events import Event
+from polyadapt.training.masking import find_masking
 from polyadapt.training.modes import Switch
 from polyadapt.training.noising import Noising
 from polyadapt.training.prefix import Cache, Part, UnfitError
@@ -56,13 +57,14 @@ def make_feeds(model: Model, form: Form, attachments: Attachments, data: HasPart
     if transform is None and model.task.kind == "denoising":
         transform = Noising(model.task, run.seed)
     validated = None if validation is None else PlainFeed(validation, model.module, processes.device, transform)
-    plain = Feeds(PlainFeed(train, model.module, processes.device, transform), validated)
+    masking = find_masking(model, settings, run.seed)
+    plain = Feeds(PlainFeed(train, model.module, processes.device, transform, masking), validated)
     if form.edits():
         attachments.check_seen(plain.train.batch([0]).inputs)
     if settings.frozen_prefix == "off" or (settings.frozen_prefix == "auto" and _passes(run, len(train)) < 2):
         return plain
     try:
-        if transform is not None:
+        if transform is not None or masking is not None:
             raise UnfitError("its inputs are drawn anew in every epoch")
         return _prefixed(model, attachments, train, validation, run, processes, switch)
     except UnfitError as error:

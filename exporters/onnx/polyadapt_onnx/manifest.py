@@ -84,7 +84,10 @@ def seal(staging: Path, manifest: dict[str, Any]) -> None:
 def postprocess(model: Model) -> dict[str, Any]:
     """How the runtime turns outputs into an answer."""
     details = model.task.details
-    return {"kind": model.task.kind, **{name: details[name] for name in ("blank_id", "separator", "vocabulary") if name in details}}
+    spec: dict[str, Any] = {"kind": model.task.kind, **{name: details[name] for name in ("blank_id", "separator", "vocabulary") if name in details}}
+    if model.task.kind == "synthesis" and (rate_hz := model.family.config(model.backbone).get("sample_rate_hz")):
+        spec["sample_rate_hz"] = int(rate_hz)
+    return spec
 
 
 def describe_graph(path: Path, view: View, model: Model) -> dict[str, Any]:

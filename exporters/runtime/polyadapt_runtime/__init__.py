@@ -23,6 +23,10 @@ from polyadapt_runtime.preprocess import Processor
 from polyadapt_runtime.sampling import Sampling
 from polyadapt_runtime.selftest import CaseResult, SelfTest
 from polyadapt_runtime.slots import ArtifactInfo
+from polyadapt_runtime.sound import Clip, pcm_sound
+from polyadapt_runtime.timestamps import Segment
+from polyadapt_runtime.transcribe import text_of, transcribe
+from polyadapt_runtime.windows import Window, classify_windows, mean_prediction
 from polyadapt_runtime.writing import Token
 
 __version__ = "0.1.0"
@@ -34,6 +38,7 @@ __all__ = [
     "Bundle",
     "BundleError",
     "CaseResult",
+    "Clip",
     "DeviceError",
     "GraphError",
     "InputError",
@@ -43,9 +48,16 @@ __all__ = [
     "Prediction",
     "Processor",
     "Sampling",
+    "Segment",
     "SelfTest",
     "TensorFileError",
     "Token",
     "UnsafePathError",
+    "Window",
     "__version__",
+    "classify_windows",
+    "mean_prediction",
+    "pcm_sound",
+    "text_of",
+    "transcribe",
 ]

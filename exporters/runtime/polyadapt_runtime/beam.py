@@ -13,7 +13,7 @@ import numpy as np
 
 from polyadapt_runtime.decoding import Decoding
 from polyadapt_runtime.errors import InputError
-from polyadapt_runtime.sampling import Rules
+from polyadapt_runtime.sampling import ScoreRules
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Text:
     score: float
 
 
-def search(decoding: Decoding, prompt: Sequence[int], beams: Beams, rules: Rules, stops: Collection[int], max_tokens: int) -> list[int]:
+def search(decoding: Decoding, prompt: Sequence[int], beams: Beams, rules: ScoreRules, stops: Collection[int], max_tokens: int) -> list[int]:
     """The best text's new tokens, without the one that ends it.
 
     Args:

@@ -4,7 +4,8 @@ Causal models have one graph, `model`. Encoder-decoders have two: `encoder` runs
 into `decoder` at every step, beside the tokens and the cache.
 
 `generation` of a manifest: `eos_ids` end a text, `suppress_ids` are never taken, `begin_suppress_ids` not as the first token,
-`start_ids` begin a decoder's text, `past` {layers, heads, head_size} is the shape of the cache.
+`start_ids` begin a decoder's text, `languages` and `timestamps` say which of them can be chosen (`timestamps.py`), and
+`past` {layers, heads, head_size} is the shape of the cache.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from polyadapt_runtime.errors import InputError, ManifestError, nearest
 from polyadapt_runtime.graphs import Graphs
 from polyadapt_runtime.manifest import Manifest
 from polyadapt_runtime.preprocess import Processor
-from polyadapt_runtime.sampling import Rules, Sampling
+from polyadapt_runtime.sampling import Rules, Sampling, ScoreRules
 from polyadapt_runtime.text import TextReader
+from polyadapt_runtime.timestamps import TimedRules, Times, start_ids
 from polyadapt_runtime.writing import Token, with_text
 
 TASKS = ("causal-lm", "seq2seq-lm", "transcription")
@@ -35,12 +37,16 @@ class GenerationOptions(TypedDict, total=False):
         beams: search for the most likely text instead; its tokens come when the search is over.
         stop: texts that end the text; neither they nor what follows is given out.
         stop_ids: ids that end the text, in place of the manifest's.
+        language: of a recording, where the model has a choice of them.
+        timestamps: write times as tokens around what is said, where the model does; `transcribe` makes segments of them.
     """
 
     sampling: Sampling | None
     beams: Beams | None
     stop: Sequence[str]
     stop_ids: Sequence[int] | None
+    language: str | None
+    timestamps: bool
 
 
 class Writer:
@@ -79,13 +85,26 @@ class Writer:
         if stop and reader is None:
             raise InputError("this bundle has no tokenizer to find stop texts with; use stop_ids")
         stops = set((self._settings.get("eos_ids") or ()) if stop_ids is None else stop_ids)
-        rules = Rules.of(self._settings, sampling)
+        rules: ScoreRules = Rules.of(self._settings, sampling)
+        begin = self._chosen_start(options)
+        if options.get("timestamps"):
+            rules = TimedRules(rules, Times.of(self._settings), len(begin), frozenset(stops))
         prompt, decoding = self._begin(raw, slots)
+        prompt = begin or prompt
         if beams is not None:
             ids = iter(search(decoding, prompt, beams, rules, stops, max_tokens))
         else:
             ids = sampled(decoding, prompt, sampling, rules, stops, max_tokens)
         return with_text(ids, reader, tuple(stop))
+
+    def _chosen_start(self, options: GenerationOptions) -> list[int]:
+        """The ids that stand before a transcript of the language and with the times that were asked for; none where nothing was."""
+        language, timestamps = options.get("language"), bool(options.get("timestamps"))
+        if language is None and not timestamps:
+            return []
+        if not self._has_encoder:
+            raise InputError("language and timestamps are for models that transcribe sound; leave them out")
+        return start_ids(self._settings, language, timestamps)
 
     def _begin(self, raw: Any, slots: Mapping[str, Any]) -> tuple[list[int], Decoding]:
         """The ids that stand before the text, and the state in which it begins."""
@@ -132,7 +151,7 @@ class Writer:
         return {name: self._decoder.value(np.zeros((1, shape["heads"], 0, shape["head_size"]), known[name])) for name in names}
 
 
-def sampled(decoding: Decoding, prompt: Sequence[int], sampling: Sampling, rules: Rules, stops: set[int], max_tokens: int) -> Iterator[int]:
+def sampled(decoding: Decoding, prompt: Sequence[int], sampling: Sampling, rules: ScoreRules, stops: set[int], max_tokens: int) -> Iterator[int]:
     """Tokens as they are drawn, or the likeliest ones, until one of `stops`."""
     generator = np.random.default_rng(sampling.seed)
     seen, new = list(prompt), np.array([prompt], np.int64)  # (1, tokens)

@@ -2,7 +2,7 @@
 
 Specs by kind (`input` names the graph's input):
     image   {"kind": "image", "input", "size_px": [h, w], "resize": "crop" | "squash", "crop_fraction", "interpolation", "channels"}
-    audio   {"kind": "audio", "input", "sample_rate_hz", "seconds": number or null, "maximum_seconds": number or null}
+    audio   {"kind": "audio", "input", "sample_rate_hz", "seconds", "minimum_seconds", "maximum_seconds": number or null each}
     text    {"kind": "text", "tokenizer": asset, "maximum_tokens", "pad_id", "pad_side", "inputs": {"ids", "mask", "types"}}
     array   {"kind": "array", "input", "shape": [numbers or names of free axes], "dtype"}
     tensors {"kind": "tensors"}: the raw input is a table of arrays without a batch axis

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -56,6 +56,13 @@ class Sampling:
         if self.temperature == 0.0:
             return int(scores.argmax())
         return int(generator.choice(len(scores), p=self.chances(scores)))
+
+
+class ScoreRules(Protocol):
+    """What changes scores before a token is chosen."""
+
+    def apply(self, scores: np.ndarray, seen: Sequence[int], is_first: bool) -> np.ndarray:
+        """Scores [vocabulary] of the next token, as a new array; `seen` holds the prompt and what was said."""
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from polyadapt.cli import doctor as doctor_module
 from polyadapt.cli import main
-from polyadapt.cli.doctor import LIBRARIES, Check, engines, plugin_checks, torch_siblings
+from polyadapt.cli.doctor import LIBRARIES, Check, engines, imports, plugin_checks, torch_siblings
 from polyadapt.host import Host
 
 
@@ -43,6 +44,20 @@ def test_torch_and_its_siblings(torch: str, torchvision: str, torchaudio: str, e
     assert states(torch_siblings(versions(torch=torch, torchvision=torchvision, torchaudio=torchaudio))) == expected
 
 
+def test_a_torchaudio_that_does_not_import_is_explained_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As its wheel does beside a CPU-only torch: the extension cannot be loaded."""
+    (tmp_path / "torchaudio").mkdir()
+    (tmp_path / "torchaudio" / "__init__.py").write_text("raise OSError('libcudart.so.13: cannot open shared object file: No such file or directory')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (found,) = imports(versions(torch="2.11.0", torchaudio="2.11.0"))
+    assert (found.name, found.state) == ("import torchaudio", "warning")
+    assert found.found == "OSError: libcudart.so.13: cannot open shared object file: No such file or directory"
+    assert "install torch and torchaudio from one index" in found.remedy and "\n" not in found.remedy
+    (tmp_path / "torchaudio" / "__init__.py").write_text("")
+    (tmp_path / "torchaudio" / "functional.py").write_text("")
+    assert imports(versions(torch="2.11.0", torchaudio="2.11.0")) == []
+
+
 def test_failed_plugins_are_named() -> None:
     host = Host(plugins=[type("Bad", (), {"HOOK_API_RANGE": (9, 9)})()], discover=False, environment={})
     found = plugin_checks(host)
@@ -51,7 +66,7 @@ def test_failed_plugins_are_named() -> None:
 
 
 def test_the_command_reports_and_ends_with_1_when_something_is_broken(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_module, "_imports", lambda found: [])
+    monkeypatch.setattr(doctor_module, "imports", lambda found: [])
     monkeypatch.setattr(doctor_module, "_devices", lambda found: [])
     monkeypatch.setattr(doctor_module, "plugin_checks", lambda host: [Check("plugins", "ok", "core")])
     monkeypatch.setattr(doctor_module, "installed", lambda: versions(torch="2.11.0", onnxruntime="1.32.0"))

@@ -221,7 +221,7 @@ def stamps(tmp_path: Path) -> Path:
 def test_tux_paint_captions_read_aloud(stamps: Path) -> None:
     dataset = read("data:tux-paint-captions", directory=str(stamps), minimum=1, check_files=False)
     assert [(example.id, example.label, example.text) for example in dataset] == [("animals/cat", "un", "Un chat."), ("food/egg", "l'", "L’œuf."), ("food/pie", "un", "Un gâteau.")]
-    assert dataset[0].extra == {"caption": "A cat.", "category": "animals"}
+    assert dataset[0].extra == {"caption": "A cat.", "category": "animals", "language": "fr"}
     assert read("data:tux-paint-captions", directory=str(stamps), minimum=2, check_files=False).labels == ("un",)
     with pytest.raises(UserError, match="unknown language of recorded captions 'fra'; did you mean 'fr'"):
         read("data:tux-paint-captions", directory=str(stamps), language="fra")

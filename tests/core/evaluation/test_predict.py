@@ -83,7 +83,7 @@ def test_classes_with_probabilities() -> None:
 def test_batches_change_nothing_even_where_lengths_differ() -> None:
     model = toy(Task("classification", ("a", "b", "c")), linear(), AUDIO)
     generator = np.random.default_rng(0)
-    rows = [Example(str(row), generator.normal(size=int(generator.integers(400, 404))).astype(np.float32), "a") for row in range(12)]
+    rows = [Example(str(row), (generator.normal(size=int(generator.integers(400, 404))).astype(np.float32), 16000), "a") for row in range(12)]
     dataset = Dataset("d", rows, "audio")
     single, together = predict(model, dataset, 1), predict(model, dataset, 5)
     assert [row.id for row in together] == [example.id for example in rows]

@@ -44,7 +44,7 @@ def test_tiny_models_are_the_same_every_time_and_answer(reference: str) -> None:
     assert all(torch.isfinite(value).all() for value in outputs.values() if value.is_floating_point())
 
 
-RAW: dict[str, Any] = {"image": np.full((40, 50, 3), 90, np.uint8), "audio": np.full(5000, 0.1, np.float32), "text": "a small text"}
+RAW: dict[str, Any] = {"image": np.full((40, 50, 3), 90, np.uint8), "audio": (np.full(5000, 0.1, np.float32), 16000), "text": "a small text"}
 
 
 @pytest.mark.parametrize("reference", ["vit", "resnet", "ast", "bert", "llama", "clip", "wav2vec2", "whisper", "vits"])

@@ -64,8 +64,9 @@ def test_whisper_tiny_en_loads_strictly() -> None:
     model = open_reference("polyadapt:whisper-tiny.en")
     assert sum(parameter.numel() for parameter in model.backbone.parameters()) == 37_760_256
     assert model.generation["start_ids"] == [50257, 50362] and model.generation["eos_ids"] == [50256]
+    assert model.generation["timestamps"] == {"first_id": 50363, "off_id": 50362, "step_s": 0.02} and "languages" not in model.generation
     encoder = open_reference("polyadapt:whisper-tiny.en?task=features&pad_to_seconds=1")
-    silence = answers(encoder, [np.full(3000, 1e-3, np.float32)])["features"]
+    silence = answers(encoder, [(np.full(3000, 1e-3, np.float32), 16000)])["features"]
     assert silence.shape == (1, 384) and torch.isfinite(silence).all()
 
 
@@ -78,7 +79,7 @@ def test_whisper_tiny_en_hears_what_transformers_hears() -> None:
     generator = np.random.default_rng(0)
     audio = (0.1 * generator.standard_normal(40000) * np.sin(np.arange(40000) / 3000)).astype(np.float32)
     tokens = torch.tensor([model.generation["start_ids"]])
-    batch = model.processor.collate([model.processor(audio)])
+    batch = model.processor.collate([model.processor((audio, 16000))])
     with torch.no_grad():
         ours = model.module(audio=torch.from_numpy(batch["audio"]), decoder_input_ids=tokens)["logits"]
         mel = WhisperFeatureExtractor()(audio, sampling_rate=16000, return_tensors="pt")["input_features"]
@@ -92,6 +93,8 @@ def test_whisper_base_knows_languages() -> None:
 
     french = open_reference("polyadapt:whisper-base?language=fr")
     assert french.generation["start_ids"] == [50258, 50265, 50359, 50363] and french.task.details["language"] == "fr"
+    assert french.generation["languages"]["fr"] == 50265 and len(french.generation["languages"]) == 99
+    assert french.generation["timestamps"]["first_id"] == 50364
     with pytest.raises(UserError, match="no language 'xx'"):
         open_reference("polyadapt:whisper-base?language=xx")
 

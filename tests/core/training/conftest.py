@@ -62,7 +62,7 @@ def labelled_rows() -> Callable[..., Dataset]:
             if spec["kind"] == "text":
                 raw = generator.integers(4, 100, size=generator.integers(4, 15))
             elif spec["kind"] == "audio":
-                raw = generator.normal(size=4000).astype(np.float32)
+                raw = (generator.normal(size=4000).astype(np.float32), 16000)
             else:
                 raw = generator.normal(size=spec["shape"]).astype(np.float32)
             rows.append(Example(f"{seed}-{row}", raw, LABELS[row % 3]))

@@ -133,7 +133,7 @@ def sounds(tiny: Tiny, lengths: list[int], text: str = "ab") -> tuple[Model, Exa
     model.task = Task("ctc", ("-", "|", "A", "B"))
     model.processor = make_processor(audio_spec())
     generator = np.random.default_rng(0)
-    rows = [Example(f"{row}", generator.normal(size=length).astype(np.float32), text=text, source=f"s.tsv:{row + 2}") for row, length in enumerate(lengths)]
+    rows = [Example(f"{row}", (generator.normal(size=length).astype(np.float32), 16000), text=text, source=f"s.tsv:{row + 2}") for row, length in enumerate(lengths)]
     return model, Examples(Dataset("s", rows, "audio"), model, 2**24)
 
 
@@ -152,9 +152,15 @@ def test_transcripts_become_symbols_and_frames(tiny: Tiny) -> None:
 
 def test_a_strange_character_and_a_text_too_long_are_named(tiny: Tiny) -> None:
     with pytest.raises(UserError, match=r"s\.tsv:2.*'x'"):
-        sounds(tiny, [4000], "axb")[1].batch([0])
+        sounds(tiny, [4000], "axb")
     with pytest.raises(UserError, match=r"s\.tsv:2.*do not fit"):
         sounds(tiny, [1000], "ab" * 40)[1].batch([0])
+
+
+def test_letters_outside_the_alphabet_are_counted_before_anything_trains(tiny: Tiny) -> None:
+    with pytest.raises(UserError, match=r"s\.tsv:2: transcripts hold letters that .* does not write: 'x' 6 times, 'é' 3 times; spell them out"):
+        sounds(tiny, [4000, 4000, 4000], "axé b x")
+    assert len(sounds(tiny, [4000, 4000], "A B b")[1]) == 2  # in either case
 
 
 def test_processed_examples_are_kept_up_to_a_limit(tiny: Tiny, labelled_rows: Callable[..., Dataset]) -> None:

@@ -327,7 +327,14 @@ def listener(kit: Any, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         outputs=[],
         preprocess={"kind": "audio", "input": "audio", "sample_rate_hz": 16000},
         postprocess={"kind": "transcription"},
-        generation={"eos_ids": [1], "start_ids": [2, 3], "suppress_ids": [7], "begin_suppress_ids": [1], "past": {"layers": 1, "heads": 1, "head_size": WIDTH}},
+        generation={
+            "eos_ids": [1],
+            "start_ids": [2, 3],
+            "suppress_ids": [7],
+            "languages": {"x": 3, "y": 5},
+            "begin_suppress_ids": [1],
+            "past": {"layers": 1, "heads": 1, "head_size": WIDTH},
+        },
     )
     made.assets = {"tokenizer.json": tokenizer_file()}
     root = kit.write(tmp_path_factory.mktemp("listener") / "ear.bundle", made)
@@ -342,14 +349,24 @@ def listener(kit: Any, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return Bundle(root, device="cpu", threads=1)
 
 
-def heard(audio: np.ndarray, count: int, never: tuple[int, ...] = (7,), first: tuple[int, ...] = (1,), factor: float = 1.0) -> list[int]:
+def heard(audio: np.ndarray, count: int, never: tuple[int, ...] = (7,), first: tuple[int, ...] = (1,), factor: float = 1.0, start: tuple[int, ...] = (2, 3)) -> list[int]:
     w = {name: value.astype(np.float64) for name, value in constants().items()}
-    ids = [2, 3]
+    ids = list(start)
     for step in range(count):
         scores = factor * (w["E"][ids].sum(axis=0) + audio.mean()) @ w["Wo"]
         scores[list(never + (first if step == 0 else ()))] = -np.inf
         ids.append(int(scores.argmax()))
     return ids[2:]
+
+
+def test_a_language_takes_the_place_of_the_one_the_text_would_begin_with(listener: Bundle) -> None:
+    audio = np.full(100, 0.4, np.float32)
+    said = {name: [token.id for token in listener.stream((audio, 16000), 6, language=name, stop_ids=())] for name in (None, "x", "y")}
+    assert said[None] == said["x"] == heard(audio, 6) and said["y"] == heard(audio, 6, start=(2, 5)) != said["x"]
+    with pytest.raises(InputError, match="knows no language 'z'; known: x, y"):
+        listener.stream((audio, 16000), 6, language="z")
+    with pytest.raises(InputError, match="writes no times"):
+        listener.stream((audio, 16000), 6, timestamps=True)
 
 
 def test_an_encoder_decoder_writes_what_it_hears(listener: Bundle) -> None:
@@ -358,15 +375,15 @@ def test_an_encoder_decoder_writes_what_it_hears(listener: Bundle) -> None:
         audio = np.full(100, level, np.float32)
         expected = heard(audio, 8)
         expected = expected[: expected.index(1)] if 1 in expected else expected
-        assert [token.id for token in listener.stream(audio, 8)] == expected
-        assert listener(audio)[: len(expected)] == "".join(chr(ord("a") + token) for token in expected)
+        assert [token.id for token in listener.stream((audio, 16000), 8)] == expected
+        assert listener((audio, 16000))[: len(expected)] == "".join(chr(ord("a") + token) for token in expected)
         texts.add(tuple(expected))
     assert len(texts) > 3
 
 
 def test_slots_go_into_the_graph_that_has_them(listener: Bundle) -> None:
     audio = np.full(100, 0.6, np.float32)
-    said = [token.id for token in listener.stream(audio, 8, "loud", stop_ids=())]
+    said = [token.id for token in listener.stream((audio, 16000), 8, "loud", stop_ids=())]
     assert said == heard(2 * audio, 8, factor=-1.0) and said not in (heard(2 * audio, 8), heard(audio, 8, factor=-1.0))
     assert np.allclose(listener.run({"audio": audio[None]}, "loud")["cross.heard"], 1.2)
     result = listener.selftest()
@@ -384,5 +401,5 @@ def test_each_graph_can_be_run_by_its_name(listener: Bundle) -> None:
 
 def test_suppressed_tokens_are_never_said(listener: Bundle) -> None:
     free = {heard(np.full(100, level, np.float32), 1, (), ())[0] for level in np.linspace(-9, 9, 99)}
-    said = {next(iter(listener.stream(np.full(100, level, np.float32), 1))).id for level in np.linspace(-9, 9, 99)}
+    said = {next(iter(listener.stream((np.full(100, level, np.float32), 16000), 1))).id for level in np.linspace(-9, 9, 99)}
     assert free >= {1, 7} and not said & {1, 7}  # without the settings, both would begin a text

@@ -12,14 +12,20 @@ _ANY = ("classification", "features", "ctc", "causal-lm", "seq2seq-lm", "transcr
 _CLASSES = ("classification", "features")
 
 
-class FolderOptions(Options):
+class SoundOptions(Options):
+    """What every reader of recordings takes."""
+
+    trim_db: float = Field(0.0, ge=0, description="silence at both ends that is so much below a recording's loudest 10 ms is left out, 40 for instance; 0 keeps all")
+
+
+class FolderOptions(SoundOptions):
     """Options of `folder:`."""
 
     media: str = Field("auto", description="image, audio or text; auto looks at the file names")
     check_files: bool = Field(True, description="open every file's header before training")
 
 
-class TableOptions(Options):
+class TableOptions(SoundOptions):
     """Options of `csv:`, `tsv:` and `jsonl:`."""
 
     columns: dict[str, str] = Field(default_factory=dict, description="part (path, text, prompt, target, label) to column name; a column that bears a part's name plays it")
@@ -35,6 +41,7 @@ class NpzOptions(Options):
     y: str = Field("y", description="name of the answers: integers or strings are classes, floats are numbers to predict; '' for none")
     labels: tuple[str, ...] = Field((), description="names of the classes 0, 1, … when y holds integers")
     group: str = Field("", description="name of an array [examples] whose equal values must stay on one side of a split")
+    sample_rate_hz: int = Field(0, ge=0, description="x holds sounds [examples, samples] at this rate; 0 when it holds no sounds")
 
 
 class SklearnOptions(Options):
@@ -50,7 +57,7 @@ class MlxtendOptions(Options):
     per_class: int = Field(0, ge=0, description="the first so many of every class; 0 for all")
 
 
-class SonicPiOptions(Options):
+class SonicPiOptions(SoundOptions):
     """Options of `data:sonic-pi`."""
 
     directory: str = Field("", description="where the FLAC files are; found where the Debian package puts them when empty")
@@ -58,13 +65,21 @@ class SonicPiOptions(Options):
     check_files: bool = Field(True, description="open every file's header before training")
 
 
-class SpokenCaptionOptions(Options):
+class SpokenCaptionOptions(SoundOptions):
     """Options of `data:tux-paint-captions`."""
 
-    language: str = Field("fr", description="language of the recordings: fr, ro, ru, ca, bg, es, be, el, da …")
+    language: str = Field("fr", description="language of the recordings: fr, ro, ru, ca, bg, es, be, el, da …; several with commas, told apart by the column language")
     minimum: int = Field(15, ge=1, description="first words with fewer recordings are left out")
     directory: str = Field("", description="the folder `stamps`; found where the Debian package puts it when empty")
     check_files: bool = Field(True, description="open every file's header before training")
+
+
+class DigitOptions(SoundOptions):
+    """Options of `data:tux-paint-digits`."""
+
+    language: str = Field("", description="languages with commas, such as en,fr; all that are installed when empty")
+    directory: str = Field("", description="the folder `stamps`; found where the Debian package puts it when empty")
+    check_files: bool = Field(True, description="decode the beginning of every file before training")
 
 
 class CaptionOptions(Options):
@@ -109,6 +124,15 @@ CARDS: tuple[ReaderCard, ...] = (
         f"{_HERE}.tux_paint:read_captions",
         "GPL-2.0-only",
         "Debian package tuxpaint-stamps-default; few speakers a language",
+    ),
+    ReaderCard(
+        "data:tux-paint-digits",
+        "the digits 0 to 9 spoken in some two dozen languages (class = the digit)",
+        ("classification", "features", "ctc", "transcription"),
+        DigitOptions,
+        f"{_HERE}.tux_paint_digits:read",
+        "GPL-2.0-only",
+        "Debian package tuxpaint-stamps-default; one speaker a language, mostly",
     ),
     ReaderCard(
         "data:tux-paint-text",

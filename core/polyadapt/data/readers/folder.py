@@ -8,8 +8,9 @@ from collections import Counter
 from pathlib import Path
 
 from polyadapt.data.dataset import Dataset, Example, natural_key
-from polyadapt.data.media import EXTENSIONS, check_choice, check_media, medium_of, read_text
+from polyadapt.data.media import EXTENSIONS, check_choice, medium_of, read_text
 from polyadapt.data.readers.card import FolderOptions
+from polyadapt.data.readers.recordings import prepared
 from polyadapt.errors import UserError, nearest
 
 logger = logging.getLogger(__name__)
@@ -39,9 +40,7 @@ def read(rest: str, options: FolderOptions) -> Dataset:
         if len(fitting) < len(files[folder]):
             logger.info("%s: %d files of another sort were left out", folder, len(files[folder]) - len(fitting))
         examples.extend(_example(root, path, folder, label, part, media) for path in fitting)
-    if options.check_files:
-        check_media(examples)
-    return Dataset(f"folder:{root.resolve().name}", examples, media)
+    return Dataset(f"folder:{root.resolve().name}", prepared(examples, options), media)
 
 
 def _root(rest: str) -> Path:

@@ -16,7 +16,8 @@ from polyadapt.errors import UserError, nearest
 def read(rest: str, options: NpzOptions) -> Dataset:
     """Read inputs and answers.
 
-    uint8 arrays [n, h, w] and [n, h, w, 3] are images, everything else is an array per example.
+    uint8 arrays [n, h, w] and [n, h, w, 3] are images, arrays [n, samples] with a rate are sounds, everything else is an
+    array per example.
 
     Raises:
         UserError: a name is missing, lengths differ, values are not finite, or the file is damaged or holds objects.
@@ -37,8 +38,9 @@ def read(rest: str, options: NpzOptions) -> Dataset:
         extra: dict[str, object] = {"group": str(arrays[options.group][row])} if options.group else {}
         if answers is not None and labels is None:
             extra["target"] = np.atleast_1d(answers[row]).astype(np.float32)
-        examples.append(Example(f"row {row}", inputs[row], labels[row] if labels else None, None, extra, f"{path.name}:{row}"))
-    return Dataset(f"npz:{path.name}", examples, _media(inputs), options.labels if labels and options.labels else None)
+        raw = (inputs[row], options.sample_rate_hz) if options.sample_rate_hz else inputs[row]
+        examples.append(Example(f"row {row}", raw, labels[row] if labels else None, None, extra, f"{path.name}:{row}"))
+    return Dataset(f"npz:{path.name}", examples, "audio" if options.sample_rate_hz else _media(inputs), options.labels if labels and options.labels else None)
 
 
 def _arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:

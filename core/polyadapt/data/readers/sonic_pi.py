@@ -6,9 +6,9 @@ from collections import Counter
 from pathlib import Path
 
 from polyadapt.data.dataset import Dataset, Example, natural_key
-from polyadapt.data.media import check_media
 from polyadapt.data.readers.card import SonicPiOptions
 from polyadapt.data.readers.debian import find_directory
+from polyadapt.data.readers.recordings import prepared
 from polyadapt.errors import UserError
 
 DIRECTORIES = ("/usr/share/sonic-pi/samples", "/usr/share/sonic-pi/etc/samples", "/usr/lib/sonic-pi/etc/samples")
@@ -27,9 +27,7 @@ def read(rest: str, options: SonicPiOptions) -> Dataset:
     if not kept:
         raise UserError(f"data:sonic-pi: no instrument has {options.minimum} files in {root} ({len(files)} FLAC files found); lower the option minimum")
     examples = [Example(path.name, path, _instrument(path), None, {}, path.name) for path in kept]
-    if options.check_files:
-        check_media(examples)
-    return Dataset("data:sonic-pi", examples, "audio", licence="CC0-1.0")
+    return Dataset("data:sonic-pi", prepared(examples, options), "audio", licence="CC0-1.0")
 
 
 def _instrument(path: Path) -> str:

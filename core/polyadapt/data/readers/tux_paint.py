@@ -11,16 +11,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from polyadapt.data.dataset import Dataset, Example, natural_key
 from polyadapt.data.media import check_media
 from polyadapt.data.readers.card import CaptionOptions, PictureOptions, SpokenCaptionOptions
 from polyadapt.data.readers.debian import find_directory
+from polyadapt.data.readers.recordings import language_codes, prepared
 from polyadapt.errors import UserError, unknown
 
 PACKAGE = "tuxpaint-stamps-default"
 DIRECTORIES = ("/usr/share/tuxpaint/stamps",)
 LICENCE = "GPL-2.0-only"
+
+ChosenT = TypeVar("ChosenT")
 
 
 @dataclass(frozen=True)
@@ -45,25 +49,31 @@ class Stamp:
 def read_captions(rest: str, options: SpokenCaptionOptions) -> Dataset:
     """Captions read aloud: raw is the recording, label the first word, text the caption.
 
-    The extra column `caption` holds the English caption: split by `group:caption` keeps one sentence on one side.
+    The extra column `caption` holds the English caption: split by `group:caption` keeps one sentence on one side, in all
+    languages. `language` holds the recording's language.
 
     Raises:
-        UserError: the stamps are not installed, or there are no recordings in this language.
+        UserError: the stamps are not installed, or there are no recordings in a language.
     """
-    stamps = _stamps("data:tux-paint-captions", options.directory)
-    spoken = [stamp for stamp in stamps if stamp.captions.get(options.language) and stamp.recording(options.language).is_file()]
-    if not spoken:
-        languages = {path.stem.rpartition("_desc_")[2] for stamp in stamps for path in stamp.path.parent.glob(f"{stamp.path.stem}_desc_*.ogg")}
-        raise unknown("language of recorded captions", options.language, languages)
-    kept = _frequent(spoken, lambda stamp: first_word(stamp.captions[options.language]), options.minimum, "data:tux-paint-captions")
+    data = "data:tux-paint-captions"
+    stamps, languages = _stamps(data, options.directory), language_codes(options.language)
+    spoken = [(stamp, language) for language in languages for stamp in stamps if stamp.captions.get(language) and stamp.recording(language).is_file()]
+    for language in languages:
+        if language not in {found for _, found in spoken}:
+            raise unknown("language of recorded captions", language, recorded_languages(stamps))
+    kept = _frequent(spoken, lambda pair: first_word(pair[0].captions[pair[1]]), options.minimum, data)
     examples = []
-    for stamp in kept:
-        caption = stamp.captions[options.language]
-        extra = {"caption": stamp.captions["en"], "category": stamp.category}
-        examples.append(Example(stamp.name, stamp.recording(options.language), first_word(caption), caption, extra, f"{stamp.name}_desc_{options.language}.ogg"))
-    if options.check_files:
-        check_media(examples)
-    return Dataset(f"data:tux-paint-captions ({options.language})", examples, "audio", licence=LICENCE)
+    for stamp, language in kept:
+        caption, path = stamp.captions[language], stamp.recording(language)
+        extra = {"caption": stamp.captions["en"], "category": stamp.category, "language": language}
+        name = stamp.name if len(languages) == 1 else f"{stamp.name} ({language})"
+        examples.append(Example(name, path, first_word(caption), caption, extra, f"{stamp.name}_desc_{language}.ogg"))
+    return Dataset(f"{data} ({', '.join(languages)})", prepared(examples, options), "audio", licence=LICENCE)
+
+
+def recorded_languages(stamps: Iterable[Stamp]) -> set[str]:
+    """Languages in which at least one caption was read aloud."""
+    return {path.stem.rpartition("_desc_")[2] for stamp in stamps for path in stamp.path.parent.glob(f"{stamp.path.stem}_desc_*.ogg")}
 
 
 def read_text_captions(rest: str, options: CaptionOptions) -> Dataset:
@@ -131,10 +141,10 @@ def _stamps(data: str, directory: str) -> list[Stamp]:
     return stamps
 
 
-def _frequent(stamps: Iterable[Stamp], label: Callable[[Stamp], str], minimum: int, data: str) -> list[Stamp]:
-    chosen = list(stamps)
-    counts = Counter(label(stamp) for stamp in chosen)
-    kept = [stamp for stamp in chosen if label(stamp) and counts[label(stamp)] >= minimum]
+def _frequent(found: Iterable[ChosenT], label: Callable[[ChosenT], str], minimum: int, data: str) -> list[ChosenT]:
+    chosen = list(found)
+    counts = Counter(label(one) for one in chosen)
+    kept = [one for one in chosen if label(one) and counts[label(one)] >= minimum]
     if not kept:
         raise UserError(f"{data}: no class has {minimum} examples ({len(chosen)} examples found); lower the option minimum")
     return kept

@@ -1,0 +1,126 @@
+"""`polyadapt infer`: answers of a model or a bundle for files and texts; for sound also windows, transcripts and streams."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from polyadapt.cli.context import download_option, host_of, load_model, option_pairs, parse_pairs, print_json
+from polyadapt.errors import UserError
+
+STREAM = "-"
+OF_BUNDLES = ("window", "hop", "timestamps", "out")
+"""Options that only an exported bundle has."""
+
+
+@click.command()
+@click.argument("model", metavar="REF|BUNDLE")
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.option("--artifact", help="Folder of an artifact, or the name of one in the bundle.")
+@click.option("--text", "is_text", is_flag=True, help="Inputs are texts, even where a file has that name.")
+@click.option("--window", type=float, metavar="SECONDS", help="Classify sounds window by window, and give the mean as the answer.")
+@click.option("--hop", type=float, metavar="SECONDS", help="From one window's start to the next's. [default: the window]")
+@click.option("--language", metavar="CODE", help="Of the recordings, where a model that transcribes has a choice.")
+@click.option("--timestamps", is_flag=True, help="Transcripts with times, where the model writes them.")
+@click.option("--rate", type=int, metavar="HZ", help="Sample rate of inputs that do not say it: .npy files, and raw samples on standard input (INPUT is -).")
+@click.option("--encoding", default="s16le", show_default=True, help="Of raw samples on standard input: s16le, s32le, f32le or u8.")
+@click.option("--channels", type=int, default=1, show_default=True, help="Of raw samples on standard input.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.wav", help="Where speech is written, for models that speak.")
+@click.option("--voice", type=click.Path(path_type=Path), metavar="FILE.wav", help="A recording of the voice to speak with.")
+@option_pairs("-o", "--option", "options")
+@option_pairs("-m", "--model-option", "model_options")
+@download_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def infer(ctx: click.Context, /, **given: Any) -> None:
+    """Answer for each INPUT (a file, or a text) by the model REF or an exported BUNDLE.
+
+    INPUT - takes raw samples from standard input and prints a line of JSON for each window as it has been heard.
+    """
+    if given["voice"] is not None:
+        raise UserError("--voice needs a model that speaks with other people's voices, and no installed method makes one; leave it out")
+    if given["hop"] is not None and given["window"] is None and given["inputs"] != (STREAM,):
+        raise UserError("--hop needs --window, the length of the windows")
+    if (Path(given["model"]) / "manifest.json").is_file():
+        from polyadapt.cli import infer_sound
+
+        bundle, artifact, options = infer_sound.opened(given["model"], given["artifact"], parse_pairs(given["options"], "--option"))
+        if STREAM in given["inputs"]:
+            infer_sound.follow(bundle, artifact, given)
+        elif given["out"] is not None:
+            infer_sound.speak(bundle, artifact, given)
+        else:
+            _show(infer_sound.answers(bundle, artifact, options, given, [_raw(value, given) for value in given["inputs"]]), given)
+        return
+    if asked := [name for name in OF_BUNDLES if given[name]]:
+        raise UserError(f"--{asked[0]} is for exported bundles, and {given['model']} has no manifest.json; export the model first")
+    if STREAM in given["inputs"]:
+        raise UserError("standard input is read by exported bundles only; export the model first")
+    _show(_ask_model(ctx, given), given)
+
+
+def _ask_model(ctx: click.Context, given: Mapping[str, Any]) -> list[Any]:
+    from polyadapt import api
+    from polyadapt.artifact import Artifact
+
+    host, model_options = host_of(ctx), parse_pairs(given["model_options"], "--model-option")
+    if given["language"] is not None:
+        model_options = {"language": given["language"], **model_options}
+    loaded = load_model(host, given["model"], model_options, given["allow_download"])
+    artifact = Artifact.load(given["artifact"]) if given["artifact"] else None
+    answers: list[Any] = api.infer(loaded, [_raw(value, given) for value in given["inputs"]], artifact, host=host, **parse_pairs(given["options"], "--option"))
+    return answers
+
+
+def _show(answers: list[Any], given: Mapping[str, Any]) -> None:
+    import numpy as np
+
+    plain = [{"input": value, "answer": _plain(answer, np.ndarray)} for value, answer in zip(given["inputs"], answers, strict=True)]
+    if given["as_json"]:
+        print_json(plain)
+        return
+    for row in plain:
+        for line in _lines(row["answer"]):
+            click.echo(f"{row['input']}: {line}")
+
+
+def _raw(value: str, given: Mapping[str, Any]) -> Any:
+    """A path where there is such a file (numpy arrays are read, with their rate where one was given), else the text."""
+    import numpy as np
+
+    path = Path(value)
+    if given["is_text"] or not path.is_file():
+        return value
+    if path.suffix == ".npy":
+        array = np.load(path, allow_pickle=False)
+        return array if given["rate"] is None else (array, given["rate"])
+    return path.read_text(encoding="utf-8") if path.suffix == ".txt" else path
+
+
+def _plain(answer: Any, array: type) -> Any:
+    """Arrays as lists, predictions as tables."""
+    if isinstance(answer, array):
+        return answer.tolist()  # type: ignore[attr-defined]
+    if hasattr(answer, "__dataclass_fields__"):
+        return {name: _plain(getattr(answer, name), array) for name in answer.__dataclass_fields__}
+    if isinstance(answer, dict):
+        return {key: _plain(value, array) for key, value in answer.items()}
+    return [_plain(value, array) for value in answer] if isinstance(answer, (list, tuple)) else answer
+
+
+def _lines(answer: Any) -> list[str]:
+    """An answer as lines: its windows or segments with their times, then the whole."""
+    rows = [f"{row['start_s']:.2f}–{row['end_s']:.2f} s  {_line(row)}" for key in ("windows", "segments") if isinstance(answer, dict) for row in answer.get(key, ())]
+    return [*rows, _line(answer)]
+
+
+def _line(answer: Any) -> str:
+    if isinstance(answer, dict) and "label" in answer:
+        return f"{answer['label']} ({answer['score']:.3f})"
+    if isinstance(answer, dict) and "text" in answer:
+        return str(answer["text"]).strip()
+    text = str(answer)
+    return text if isinstance(answer, str) or len(text) <= 200 else f"{text[:197]}…  (--json for all)"

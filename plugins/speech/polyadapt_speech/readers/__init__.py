@@ -1,0 +1,1 @@
+"""Readers of collections of speech that Debian packages bring."""

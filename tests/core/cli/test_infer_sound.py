@@ -1,0 +1,172 @@
+"""`polyadapt infer` on sound: windows, transcripts, a stream on standard input, speech, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import wave
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from polyadapt.cli import main
+from polyadapt_runtime import Bundle
+
+pytest.importorskip("transformers", reason="the host alone brings no models of sound")
+
+RATE = 16000
+
+
+def sound(seconds: float) -> np.ndarray:
+    """Louder and softer noise by turns, int16."""
+    generator = np.random.default_rng(0)
+    loudness = np.repeat(generator.uniform(0.02, 0.5, round(seconds * 4) + 1), RATE // 4)[: round(seconds * RATE)]
+    found: np.ndarray = np.rint(32767 * loudness * generator.uniform(-1, 1, len(loudness))).astype("<i2")
+    return found
+
+
+def write(path: Path, samples: np.ndarray) -> Path:
+    with wave.open(str(path), "wb") as stream:
+        stream.setparams((1, 2, RATE, 0, "NONE", ""))
+        stream.writeframes(samples.tobytes())
+    return path
+
+
+@pytest.fixture(scope="module")
+def ears(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier of sounds with random weights; its classes are numbers."""
+    folder = tmp_path_factory.mktemp("ears")
+    assert main(["export", "polyadapt:tiny-wav2vec2?task=classification", "--out", str(folder / "ears.bundle"), "--json"]) == 0
+    return folder / "ears.bundle"
+
+
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("writer")
+    assert main(["export", "polyadapt:tiny-wav2vec2", "--out", str(folder / "writer.bundle"), "--json"]) == 0
+    return folder / "writer.bundle"
+
+
+@pytest.fixture(scope="module")
+def voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("voice")
+    assert main(["export", "polyadapt:tiny-vits", "--out", str(folder / "voice.bundle"), "--json"]) == 0
+    return folder / "voice.bundle"
+
+
+def answered(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Any:
+    capsys.readouterr()
+    assert main([*map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    capsys.readouterr()
+    assert main([*map(str, arguments)]) == 1
+    line = capsys.readouterr().err
+    assert line.startswith("error: ") and line.count("\n") == 1
+    return line
+
+
+def test_windows_with_their_times_and_the_mean(ears: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip = write(tmp_path / "s.wav", sound(2.5))
+    (row,) = answered(capsys, "infer", ears, clip, "--window", "1", "--hop", "0.5")
+    windows = row["answer"]["windows"]
+    assert [(window["start_s"], window["end_s"]) for window in windows] == [(0.0, 1.0), (0.5, 1.5), (1.0, 2.0), (1.5, 2.5)]
+    bundle = Bundle(ears)
+    samples = sound(2.5)
+    alone = [bundle((samples[round(start * RATE) :][:RATE], RATE), top=1000) for start in (0.0, 0.5, 1.0, 1.5)]
+    assert [(window["label"], pytest.approx(window["score"], abs=1e-5)) for window in windows] == [(found.label, found.score) for found in alone]
+    means = {label: np.mean([dict(found.top)[label] for found in alone]) for label, _ in alone[0].top}
+    assert row["answer"]["label"] == max(means, key=lambda label: means[label])
+    assert row["answer"]["score"] == pytest.approx(max(means.values()), abs=1e-5)
+    assert main(["infer", str(ears), str(clip), "--window", "1", "--hop", "0.5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5 and "1.50–2.50 s" in lines[3] and lines[4].startswith(f"{clip}: {row['answer']['label']} (")
+
+
+def stream(*arguments: str | Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", "import sys; from polyadapt.cli import main; sys.exit(main(sys.argv[1:]))", "infer", *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    )
+
+
+def test_a_stream_is_answered_window_by_window_while_it_runs(ears: Path, tmp_path: Path) -> None:
+    samples = sound(2.2)
+    process = stream(ears, "-", "--rate", RATE, "--window", "1")
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(samples[: RATE + 5].tobytes())
+    process.stdin.flush()
+    first = json.loads(process.stdout.readline())  # comes although the stream goes on
+    rest, errors = process.communicate(samples[RATE + 5 :].tobytes(), timeout=60)
+    rows = [first, *map(json.loads, rest.splitlines())]
+    assert process.returncode == 0 and errors == b""
+    assert [(row["start_s"], row["end_s"]) for row in rows] == [(0.0, 1.0), (1.0, 2.0), (1.2, 2.2)]
+    found = Bundle(ears)((samples[RATE : 2 * RATE], RATE))
+    assert rows[1]["label"] == found.label and rows[1]["score"] == pytest.approx(found.score, abs=1e-5)
+
+
+def test_ctrl_c_ends_a_stream_with_one_line(ears: Path) -> None:
+    process = stream(ears, "-", "--rate", RATE, "--encoding", "f32le", "--window", "0.5")
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write((sound(1.0) / 32768).astype("<f4").tobytes())
+    process.stdin.flush()
+    assert [json.loads(process.stdout.readline())["end_s"] for _ in range(2)] == [0.5, 1.0]
+    time.sleep(0.2)  # it waits for more by now
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and rest == b"" and errors.startswith(b"stopped by Ctrl-C") and errors.count(b"\n") == 1
+
+
+def test_streams_say_their_rate(ears: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "raw samples do not say their rate; give it with --rate" in refused(capsys, "infer", ears, "-")
+    assert "give - as the only INPUT" in refused(capsys, "infer", ears, "-", "x.wav", "--rate", "8000")
+    assert "read by exported bundles only" in refused(capsys, "infer", "polyadapt:tiny-whisper", "-", "--rate", "8000")
+    np.save(tmp_path / "s.npy", sound(0.5))
+    assert "does not say its rate" in refused(capsys, "infer", ears, tmp_path / "s.npy")
+    (slow,) = answered(capsys, "infer", ears, tmp_path / "s.npy", "--rate", str(RATE))
+    (fast,) = answered(capsys, "infer", ears, tmp_path / "s.npy", "--rate", str(RATE // 2))
+    assert slow["answer"]["score"] != fast["answer"]["score"]
+
+
+def test_a_long_recording_is_transcribed_whole(writer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip = write(tmp_path / "s.wav", sound(31.0))
+    (row,) = answered(capsys, "infer", writer, clip)
+    bundle, samples = Bundle(writer), sound(31.0)
+    expected = " ".join(bundle((part, RATE)) for part in (samples[: 30 * RATE], samples[30 * RATE :]))
+    assert row["answer"] == expected.strip()
+    assert "has no option 'language'" in refused(capsys, "infer", writer, clip, "--language", "fr")
+
+
+def test_speech_is_written(voice: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.wav"
+    assert main(["infer", str(voice), "--text", "good morning", "--out", str(out)]) == 0
+    found = Bundle(voice)("good morning")
+    with wave.open(str(out)) as written:
+        samples = np.frombuffer(written.readframes(written.getnframes()), "<i2")
+        assert (written.getframerate(), written.getnchannels(), written.getsampwidth()) == (16000, 1, 2)
+    assert len(samples) == found["lengths"] and np.abs(samples / 32767 - found["waveform"][: len(samples)]).max() <= 1e-3
+    assert "exists already" in refused(capsys, "infer", voice, "--text", "good morning", "--out", out)
+    assert "takes one text" in refused(capsys, "infer", voice, "--text", "a", "b", "--out", tmp_path / "b.wav")
+    assert not (tmp_path / "b.wav").exists()
+
+
+def test_what_does_not_go_together_is_refused(ears: Path, writer: Path, voice: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip = write(tmp_path / "s.wav", sound(0.5))
+    assert "--hop needs --window" in refused(capsys, "infer", ears, clip, "--hop", "1")
+    assert "would leave sound out" in refused(capsys, "infer", ears, clip, "--window", "1", "--hop", "2")
+    assert "needs a model of sound for classification" in refused(capsys, "infer", writer, clip, "--window", "1")
+    assert "--language and --timestamps are for bundles that transcribe" in refused(capsys, "infer", ears, clip, "--timestamps")
+    assert "--out is for bundles that speak" in refused(capsys, "infer", ears, clip, "--out", tmp_path / "o.wav")
+    assert "--voice needs a model that speaks with other people's voices" in refused(capsys, "infer", voice, "--text", "a", "--voice", clip)
+    assert "--window is for exported bundles" in refused(capsys, "infer", "polyadapt:tiny-whisper", clip, "--window", "1")
+    (tmp_path / "broken.wav").write_bytes(b"RIFF no sound")
+    assert "cannot read sound" in refused(capsys, "infer", ears, tmp_path / "broken.wav")
+    assert "No such file" in refused(capsys, "infer", ears, tmp_path / "gone.wav")

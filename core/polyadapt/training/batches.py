@@ -217,6 +217,15 @@ class Feed(Protocol):
         """The model's outputs."""
 
 
+Batches = Callable[[int, int], Sequence[Sequence[int]]]
+"""(seed, epoch) -> the rows of every batch of an epoch, equally many in each epoch."""
+
+
+def shuffled(size: int, batch_size: int) -> Batches:
+    """All examples in an order of each epoch's own."""
+    return lambda seed, epoch: list(in_batches(order(size, seed, epoch), batch_size))
+
+
 Transform = Callable[[Batch, int], Batch]
 """(batch on the CPU, epoch) -> what the model gets instead: noise, augmentation. Draws should follow from the epoch and the rows."""
 

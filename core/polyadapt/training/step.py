@@ -6,7 +6,7 @@ of the whole batch, and gradients are summed over processes. So the result does 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -31,13 +31,14 @@ class Stepper:
         self._optimiser = make_optimiser(work.parameters, work.learning_rate, work.weight_decay)
         self._scaler = torch.GradScaler(processes.device.type) if work.settings.precision == "fp16" else None
 
-    def step(self, rows: Sequence[int], rate: float, is_pressed: bool) -> tuple[torch.Tensor, int, bool]:
+    def step(self, rows: Sequence[int], rate: float, is_pressed: bool, resting: Collection[nn.Parameter] = ()) -> tuple[torch.Tensor, int, bool]:
         """Take one step.
 
         Args:
             rows: of the global batch.
             rate: learning rate of this step.
             is_pressed: whether Ctrl-C reached this process.
+            resting: parameters that do not move in this step; without a gradient the optimiser leaves their moments alone, too.
 
         Returns:
             The mean loss of the global batch (not yet read from the device), the items it runs over, and whether
@@ -52,6 +53,8 @@ class Stepper:
         loss = torch.zeros((), device=processes.device)
         for batch in batches:
             loss = loss + self._backward(batch, max(1, count))
+        for parameter in resting:
+            parameter.grad = None
         self._update()
         return processes.sum(loss), count, must_stop
 

@@ -53,9 +53,7 @@ class Stepper:
         loss = torch.zeros((), device=processes.device)
         for batch in batches:
             loss = loss + self._backward(batch, max(1, count))
-        for parameter in resting:
-            parameter.grad = None
-        self._update()
+        self._update(resting)
         return processes.sum(loss), count, must_stop
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -94,9 +92,11 @@ class Stepper:
         (loss if self._scaler is None else self._scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def _update(self) -> None:
+    def _update(self, resting: Collection[nn.Parameter]) -> None:
         parameters, clip = self._work.parameters, self._work.settings.gradient_clip
         self._processes.sum_gradients(parameters)
+        for parameter in resting:
+            parameter.grad = None
         if self._scaler is not None:
             self._scaler.unscale_(self._optimiser)
         if clip:

@@ -16,7 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def base_of(shared: Artifact | None, row: str = "") -> Model:
     if not row:
         return model
     spoken = language_artifact(shared, model, row)
-    return spoken.with_edits([edit for edit in spoken.edits if edit.kind == "mask"]).merge(model)
+    return replace(spoken, edits=tuple(edit for edit in spoken.edits if edit.kind == "mask"), labels=()).merge(model)
 
 
 def first_stage(folder: Path, clips: int, epochs: int) -> tuple[Artifact, dict[str, Any]]:
@@ -170,14 +170,17 @@ def summary(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any
 
 def text(first: Mapping[str, Any], table: Mapping[str, Any], seeds: int, clips: int) -> str:
     """The tables of the page."""
-    lines = [f"Stage 1, masks in the two highest layers, {first['train_minutes']:.0f} minutes of speech in all, {first['epochs']} epochs, {first['seconds'] / 60:.0f} minutes, one seed: CER on unseen captions"]
-    lines += ["", "| " + " | ".join(first["cer"]) + " | mean |", "|---" * (len(first["cer"]) + 1) + "|", "| " + " | ".join(f"{value:.3f}" for value in (*first["cer"].values(), first["mean"])) + " |", ""]
+    course = f"{first['train_minutes']:.0f} minutes of speech in all, {first['epochs']} epochs, {first['seconds'] / 60:.0f} minutes, one seed"
+    rates = [f"{value:.3f}" for value in (*first["cer"].values(), first["mean"])]
+    lines = [f"Stage 1, masks in the two highest layers, {course}: CER on unseen captions", ""]
+    lines += [f"| {' | '.join(first['cer'])} | mean |", "|---" * len(rates) + "|", f"| {' | '.join(rates)} |", ""]
     lines += [f"Stage 2, Belarusian, {clips} test clips, {seeds} seeds; differences from the head alone with 95 % intervals over clips", ""]
     lines += ["| arm | CER | by seed | difference | gap closed | trained values | seconds |", "|---|---|---|---|---|---|---|"]
     for name, row in table.items():
         closed = "–" if row["gap_closed"] is None else f"{100 * row['gap_closed']:.0f} %"
         by_seed = ", ".join(f"{value:.3f}" for value in row["cer"])
-        lines.append(f"| {name} | {row['mean']:.3f} | {by_seed} | {row['difference']:+.3f} [{row['interval'][0]:+.3f} … {row['interval'][1]:+.3f}] | {closed} | {row['parameters']} | {row['seconds']:.0f} |")
+        difference = f"{row['difference']:+.3f} [{row['interval'][0]:+.3f} … {row['interval'][1]:+.3f}]"
+        lines.append(f"| {name} | {row['mean']:.3f} | {by_seed} | {difference} | {closed} | {row['parameters']} | {row['seconds']:.0f} |")
     return "\n".join([*lines, ""])
 
 

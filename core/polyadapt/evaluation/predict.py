@@ -43,6 +43,7 @@ def predict(model: Model, dataset: Dataset, batch_size: int = 32, beams: int = 1
     Raises:
         UserError: the task has no predictions of its own, or the data does not fit it.
     """
+
     def transcribe(model: Model, dataset: Dataset, batch_size: int) -> list[Prediction]:
         return _transcribe(model, dataset, beams)
 

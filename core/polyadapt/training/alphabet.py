@@ -35,4 +35,5 @@ def refuse_letters_outside(dataset: Dataset, alphabet: Sequence[str], what: str 
     """
     if found := letters_outside([example.text or "" for example in dataset], alphabet):
         listed = ", ".join(f"{letter!r} ({count})" for letter, count in found.most_common())
-        raise UserError(f"{dataset.name}: {len(found)} letters are not in {what} ({''.join(alphabet[1:])}): {listed}; spell them out, remove these rows, or train on texts that have them")
+        short = f"{len(found)} letters are not in {what} ({''.join(alphabet[1:])})"
+        raise UserError(f"{dataset.name}: {short}: {listed}; spell them out, remove these rows, or train on texts that have them")

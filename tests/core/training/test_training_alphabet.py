@@ -10,11 +10,11 @@ import polyadapt as pa
 from polyadapt.data.dataset import Dataset, Example
 from polyadapt.errors import UserError
 from polyadapt.model import Model
+from polyadapt.signature import Task
 from polyadapt.training.alphabet import alphabet_of, letters_outside
 from polyadapt.training.batches import TrainingData
 from polyadapt.training.fitting import labelled
 from polyadapt.training.losses import edit_distance, objective_for
-from polyadapt.signature import Task
 
 PITCHES_HZ = {"a": 300.0, "b": 900.0, "c": 2400.0}
 SECONDS = 0.12

@@ -31,7 +31,7 @@ class MasterAsrOptions(AdapterOptions):
     row_every_steps: int = Field(5, ge=1, description="beta, steps from one update of the rows to the next in the first stage (paper: 5)")
     turn_steps: int = Field(5000, ge=1, description="gamma, steps from one turn of weights and scores to the other in the first stage (paper: 5000 of 100 000)")
     head_rate: float = Field(1.0, gt=0, description="learning rate of the first stage's heads over that of the rest (paper: 1; 10 suits runs of minutes)")
-    straight_through: Literal["sigmoid", "identity"] = Field("sigmoid", description="gradient of the hard choice of specialists: the slope of the sigmoid, or 1 (ours; not in the paper)")
+    straight_through: Literal["sigmoid", "identity"] = Field("sigmoid", description="gradient of the hard choice: the sigmoid's slope or 1 (ours; the paper is silent)")
     alphabets: dict[str, tuple[str, ...]] = Field({}, description="symbols by language, the blank first; empty: the letters of its training texts")
 
 

@@ -86,7 +86,8 @@ def with_language(shared: Artifact, learned: Artifact) -> Artifact:
     if language in languages:
         raise UserError(f"language {language!r} is in this model already; its languages: {', '.join(languages)}")
     if learned.base_id != shared.provenance[MERGED]:
-        raise UserError(f"language {language!r} was learned on base {learned.base_id[:12]}, these languages stand on {shared.provenance[MERGED][:12]}; learn it on shared.merge(model)")
+        stands = str(shared.provenance[MERGED])[:12]
+        raise UserError(f"language {language!r} was learned on base {learned.base_id[:12]}, these languages stand on {stands}; learn it on shared.merge(model)")
     own = dict(shared.own)
     for name in [name for name in own if name.startswith("rows/")]:
         site, row = name.removeprefix("rows/"), learned.own[f"row/{name.removeprefix('rows/')}"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import wave
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +15,7 @@ import torch
 
 import polyadapt as pa
 from polyadapt.artifact import Artifact
+from polyadapt.cli.app import main
 from polyadapt.data.dataset import Dataset, Example
 from polyadapt.edits import attachments_of
 from polyadapt.errors import UserError
@@ -269,6 +272,39 @@ def test_an_interrupted_first_stage_goes_on_with_the_same_bits(tmp_path: Path) -
     again = fit(encoder(), method, options, data, settings, directory=tmp_path, resume=True)
     assert all(torch.equal(value, again.own[name]) for name, value in whole.own.items())
     assert all(torch.equal(value, again.slots[name]) for name, value in whole.slots.items())
+
+
+# As a user types it
+
+
+def manifest(folder: Path, *parts: Dataset) -> str:
+    """Clips as WAV files and a table of path, text and language; the reader's URI."""
+    rows = []
+    for example in (example for part in parts for example in part):
+        with wave.open(str(folder / f"{example.id}.wav"), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(16000)
+            file.writeframes((np.asarray(example.raw) * 32767).astype("<i2").tobytes())
+        rows.append(json.dumps({"path": f"{example.id}.wav", "text": example.text, "language": example.extra["language"]}))
+    path = folder / f"{'-'.join(part.name for part in parts)}.jsonl"
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return f"jsonl:{path}"
+
+
+def test_both_stages_on_the_command_line(tmp_path: Path) -> None:
+    def polyadapt(*words: str) -> None:
+        assert main(list(words)) == 0
+
+    shared, learned_folder = tmp_path / "shared", tmp_path / "new"
+    few = ("-t", "epochs=1", "-t", "batch_size=8")
+    polyadapt("adapt", "polyadapt:tiny-whisper", "master-asr", manifest(tmp_path, spoken("x", 12, 1), spoken("z", 12, 1)), "-m", "task=ctc", *few, "--out", str(shared))
+    base = ("-m", "base=polyadapt:tiny-whisper?task=ctc")
+    polyadapt("adapt", f"merged:{shared}", "master-asr", manifest(tmp_path, spoken("new", 12, 1)), *base, "-o", f"shared={shared}", *few, "--out", str(learned_folder))
+    first, new = Artifact.load(shared), Artifact.load(learned_folder)
+    assert languages_of_shared(with_language(first, new)) == ("x", "z", "new")
+    assert str(tmp_path) not in (learned_folder / "artifact.json").read_text() + (shared / "artifact.json").read_text()
+    polyadapt("evaluate", f"merged:{shared}", manifest(tmp_path, spoken("new", 4, 9)), *base, "--artifact", str(learned_folder), "--metric", "cer")
 
 
 # Export

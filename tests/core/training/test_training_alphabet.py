@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import wave
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +14,10 @@ import torch
 import polyadapt as pa
 from polyadapt.data.dataset import Dataset, Example
 from polyadapt.errors import UserError
+from polyadapt.host import Host
+from polyadapt.job.run import run_recipe
 from polyadapt.model import Model
+from polyadapt.recipe import parse_recipe
 from polyadapt.signature import Task
 from polyadapt.training.alphabet import alphabet_of, letters_outside
 from polyadapt.training.batches import TrainingData
@@ -92,3 +100,28 @@ def test_a_head_over_frames_learns_to_spell(whisper: Model) -> None:
     said = pa.infer(whisper, [test[0].raw], artifact, beams=8)[0]["text"]
     assert set(said) <= set("abc")
     assert all(torch.equal(value, before[name]) for name, value in whisper.module.state_dict().items())
+
+
+def test_a_recipe_measures_against_the_head_alone(tmp_path: Path) -> None:
+    """A base that knows no symbols cannot be a baseline; the head on its frames is."""
+    rows = []
+    for row, word in enumerate(words(24, 1)):
+        samples = (clip(word, row) * 32767).astype("<i2")
+        with wave.open(str(tmp_path / f"{row}.wav"), "wb") as file:
+            file.setparams((1, 2, 16000, len(samples), "NONE", ""))
+            file.writeframes(samples.tobytes())
+        rows.append(json.dumps({"path": f"{row}.wav", "text": word}))
+    (tmp_path / "clips.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    recipe: dict[str, Any] = {
+        "format": 1,
+        "model": {"reference": "polyadapt:tiny-whisper", "task": "ctc"},
+        "data": {"uri": f"jsonl:{tmp_path / 'clips.jsonl'}", "split": {"by": "random"}},
+        "arm": [{"name": "lora", "method": "lora"}],
+        "train": {"epochs": 1, "batch_size": 8},
+    }
+    result = run_recipe(parse_recipe(recipe), tmp_path / "run", Host())
+    assert result is not None
+    assert [(arm.name, arm.role) for arm in result.arms] == [("linear-probe", "baseline"), ("lora", "arm")]
+    assert all(arm.evaluation is not None and arm.evaluation.metric in ("cer", "wer") for arm in result.arms)
+    with pytest.raises(UserError, match="has no symbols, so the base cannot answer; use linear-probe"):
+        run_recipe(parse_recipe({**recipe, "evaluate": {"baselines": ["frozen"]}}), tmp_path / "other", Host())

@@ -20,15 +20,17 @@ from polyadapt.data.dataset import Dataset, Example
 from polyadapt.edits import attachments_of
 from polyadapt.errors import UserError
 from polyadapt.methods.base import load_method
+from polyadapt.methods.head import HeadForm
 from polyadapt.model import Model
 from polyadapt.testing.conformance import check_method, example_of, tiny_model
 from polyadapt.training import TrainingData, TrainSettings, fit
+from polyadapt.training.batches import Examples, PlainFeed
 from polyadapt_onnx import export
 from polyadapt_runtime import Bundle
 from polyadapt_speech.master_asr.assembly import choice, kept, mask
 from polyadapt_speech.master_asr.card import CARD, MasterAsrOptions
-from polyadapt_speech.master_asr.forms import RowsForm
-from polyadapt_speech.master_asr.languages import single_language_batches
+from polyadapt_speech.master_asr.forms import RowsForm, SharedForm
+from polyadapt_speech.master_asr.languages import LanguageFeed, single_language_batches
 from polyadapt_speech.master_asr.method import adapted_ports
 from polyadapt_speech.master_asr.shared import MERGED, language_artifact, languages_of_shared, overlap, with_language
 from polyadapt_speech.master_asr.specialists import make_specialists
@@ -195,6 +197,31 @@ def test_batches_are_of_one_language_and_hold_every_row_once() -> None:
         assert sorted(row for batch in found for row in batch) == list(range(9))
         assert all(len({languages[row] for row in batch}) == 1 for batch in found) and len(found) == 3 + 2 + 1
     assert batches(7, 0) == batches(7, 0) != batches(7, 1)
+
+
+def test_a_feed_puts_the_language_of_its_rows_in_force_and_counts_in_its_alphabet() -> None:
+    """Validation batches hold several languages: each is answered by its own row and head, with targets in its own symbols."""
+    alphabets = {language: ("<blank>", *sorted(LETTERS[language])) for language in "xz"}
+    union = tuple(dict.fromkeys(symbol for alphabet in alphabets.values() for symbol in alphabet))
+    model, data = encoder().with_labels(union), joined(spoken("x", 3, 1), spoken("z", 3, 1))
+    assert model.ports.head is not None
+    generator = torch.Generator().manual_seed(0)
+    heads = {language: HeadForm(model.ports.head.in_features, len(alphabet), "cosine", generator) for language, alphabet in alphabets.items()}
+    form = SharedForm(rows_on(model, MasterAsrOptions(), languages=2), heads, None, MasterAsrOptions())
+    feed = LanguageFeed(PlainFeed(Examples(data, model, 10**8), model.module, torch.device("cpu")), form, union, alphabets)
+    attachments = attachments_of(model.module, model.ports, model.backbone)
+    attachments.add("shared", form)
+    groups = feed.groups([0, 3, 1, 5])
+    assert [list(group) for group in groups] == [[0, 1], [3, 5]]
+    for group, language in zip(groups, "xz", strict=True):
+        batch = feed.batch(group)
+        said = ["".join(alphabets[language][place] for place in row) for row in batch.targets["tokens"].tolist()]
+        assert said == [data[row].text for row in group]
+        form.speak("z" if language == "x" else "x")
+        found = feed.forward(batch)["logits"].detach()
+        form.speak(language)
+        assert torch.equal(found, model.module(**batch.inputs)["logits"].detach()) and form.languages[form.rows.language] == language
+    attachments.remove_all()
 
 
 def test_the_first_stage_takes_turns() -> None:

@@ -16,13 +16,16 @@ from polyadapt.data.dataset import Dataset, Example
 from polyadapt.errors import UserError
 from polyadapt.host import Host
 from polyadapt.job.run import run_recipe
+from polyadapt.methods.base import load_method
+from polyadapt.methods.linear_probe.card import CARD as PROBE
 from polyadapt.model import Model
 from polyadapt.recipe import parse_recipe
 from polyadapt.signature import Task
 from polyadapt.training.alphabet import alphabet_of, letters_outside
 from polyadapt.training.batches import TrainingData
-from polyadapt.training.fitting import labelled
+from polyadapt.training.fitting import fit, labelled
 from polyadapt.training.losses import edit_distance, objective_for
+from polyadapt.training.settings import TrainSettings
 
 PITCHES_HZ = {"a": 300.0, "b": 900.0, "c": 2400.0}
 SECONDS = 0.12
@@ -125,3 +128,10 @@ def test_a_recipe_measures_against_the_head_alone(tmp_path: Path) -> None:
     assert all(arm.evaluation is not None and arm.evaluation.metric in ("cer", "wer") for arm in result.arms)
     with pytest.raises(UserError, match="has no symbols, so the base cannot answer; use linear-probe"):
         run_recipe(parse_recipe({**recipe, "evaluate": {"baselines": ["frozen"]}}), tmp_path / "other", Host())
+
+
+def test_empty_transcripts_do_not_stop_a_run_whose_loss_falls(whisper: Model) -> None:
+    """At first a head says nothing but blanks: among epochs of equal error rate the one with the lower loss is better."""
+    data = TrainingData(spoken(words(16, 1)), spoken(words(8, 2), 90))
+    artifact = fit(whisper, load_method(PROBE), PROBE.options(), data, TrainSettings(epochs=8, batch_size=8, learning_rate=1e-3, early_stopping=2))
+    assert artifact.provenance["metrics"]["validation"]["symbol_accuracy"] <= 0.0 and artifact.provenance["epochs"] == 8

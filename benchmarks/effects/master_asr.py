@@ -37,6 +37,7 @@ from polyadapt.host import Host
 from polyadapt.methods.base import load_method
 from polyadapt.model import Model
 from polyadapt.training import TrainingData, TrainSettings, fit
+from polyadapt.training.alphabet import alphabet_of
 from polyadapt_speech.master_asr.shared import language_artifact, languages_of_shared, overlap
 
 FIRST = ("fr", "ca", "ro", "ru", "el")
@@ -85,6 +86,11 @@ def base_of(shared: Artifact | None, row: str = "") -> Model:
     return replace(spoken, edits=tuple(edit for edit in spoken.edits if edit.kind == "mask"), labels=()).merge(model)
 
 
+def alphabet(parts: Mapping[str, Dataset]) -> tuple[str, ...]:
+    """A language's letters, which are known beforehand: rare ones may be missing among the training captions."""
+    return alphabet_of(str(example.text) for part in parts.values() for example in part)
+
+
 def first_stage(folder: Path, clips: int, epochs: int) -> tuple[Artifact, dict[str, Any]]:
     """The shared artifact, and its error rates by language; both kept in the folder."""
     parts = {language: language_parts(language, clips, 40, 100) for language in FIRST}
@@ -92,7 +98,7 @@ def first_stage(folder: Path, clips: int, epochs: int) -> tuple[Artifact, dict[s
         began = time.monotonic()
         data = TrainingData(*(joined([parts[language][name] for language in FIRST], name) for name in ("train", "validation")))
         card = HOST.registry.methods.get("master-asr").card
-        options = card.options(adapt_layers=2, turn_steps=100, head_rate=10.0)
+        options = card.options(adapt_layers=2, turn_steps=100, head_rate=10.0, alphabets={language: alphabet(parts[language]) for language in FIRST})
         settings = TrainSettings(**COMMON, epochs=epochs, learning_rate=3e-4)
         artifact = fit(base_of(None), load_method(card), options, data, settings, report, folder / "stage-1", resume=True, seed=0)
         artifact.save(folder / "shared")
@@ -110,7 +116,7 @@ def run_arm(arm: Arm, shared: Artifact, folder: Path, parts: Mapping[str, Datase
     """Train with each rate, keep the best on validation, and measure that on test."""
     tried = []
     for rate in rates:
-        model = base_of(shared if arm.merged else None, arm.row)
+        model = base_of(shared if arm.merged else None, arm.row).with_labels(alphabet(parts))
         card = HOST.registry.methods.get(arm.method).card
         options = card.options(**{name: str(folder / "shared") if value == "SHARED" else value for name, value in arm.options.items()})
         settings = TrainSettings(**COMMON, epochs=EPOCHS, learning_rate=rate, schedule="constant")

@@ -59,7 +59,8 @@ def fit(
     run = Run(chosen, emit, None if directory is None else Path(directory), resume, chosen.seed if seed is None else seed)
     own = getattr(method, "fit", None)
     if own is not None:
-        artifact: Artifact = own(labelled(model, data), options, data, run)
+        # Alphabets are left to the method: it may have one for each language.
+        artifact: Artifact = own(model if model.task.kind == "ctc" else labelled(model, data), options, data, run)
         return artifact
     return fit_form(model, method, options, data, run)
 

@@ -58,7 +58,7 @@ class TaskModule(nn.Module):
         task: what is asked.
         backbone: the library's module, untouched.
         front: pre-processing that belongs into the graph (normalisation, log-mel); None for none.
-        head: class scores for `classification`.
+        head: class scores for `classification`, and for `ctc` of backbones that give frames and no scores.
     """
 
     def __init__(self, family: Family, task: Task, backbone: nn.Module, front: nn.Module | None = None, head: Head | None = None) -> None:
@@ -115,6 +115,14 @@ class Model:
         """The same model with other class names in its task; weights are shared."""
         return replace(self, task=replace(self.task, labels=labels))
 
+    def frames(self, samples: int) -> int:
+        """How many frames a sound of so many samples gives."""
+        front: Any = self.module.front
+        lengths = torch.tensor([samples])
+        if front is not None and hasattr(front, "output_lengths"):
+            lengths = front.output_lengths(lengths)
+        return int(self.family.output_lengths(self.backbone, lengths)[0])
+
     def example(self, sizes: Mapping[str, int], generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Seeded inputs of the given sizes, as `module` takes them (before the front end)."""
         front: Any = self.module.front
@@ -139,8 +147,8 @@ def build_model(
     """Put a backbone, its family and a task together.
 
     A `front` module may offer `signature(inner: Signature) -> Signature` where it changes the inputs and
-    `example(sizes, generator, family, backbone, task)` for seeded inputs before itself. `head` takes the place of the
-    library's own for task `classification`.
+    `example(sizes, generator, family, backbone, task)` for seeded inputs before itself, and `output_lengths(lengths)` where
+    it changes them. `head` takes the place of the library's own, where scores come from a head.
 
     Raises:
         UserError: the family does not do this task.
@@ -154,13 +162,18 @@ def build_model(
     signature = family.signature(backbone, task)
     if front is not None and hasattr(front, "signature"):
         signature = around.signature(signature)
-    head = (head or _base_head(family, backbone)) if task.kind == "classification" else None
+    head = (head or _base_head(family, backbone)) if takes_head(task, signature) else None
     if head is not None:
         ports.head = HeadPort("head", head, head.weight.shape[0], head.weight.shape[1])
-        scores = TensorSpec("logits", ("batch", "classes"), "float32", "class scores, before softmax")
+        scores = TensorSpec("logits", (*signature.outputs[0].shape[:-1], "classes"), "float32", "class scores, before softmax")
         signature = Signature(signature.inputs, (scores, *signature.outputs))
     module = TaskModule(family, task, backbone, front, head).eval()
     return Model(module, family, ports, signature, processor, task, identity, reference, dict(licences or {}), dict(generation or {}))
+
+
+def takes_head(task: Task, signature: Signature) -> bool:
+    """Whether scores come from a replaceable head: for classes always, for `ctc` where the backbone gives frames and no scores of its own."""
+    return task.kind == "classification" or (task.kind == "ctc" and signature.outputs[0].name == "features")
 
 
 def _base_head(family: Family, backbone: nn.Module) -> Head:

@@ -37,6 +37,7 @@ def evaluate(
     metrics: Sequence[str] = (),
     seed: int | Sequence[int] = 0,
     batch_size: int = 32,
+    beams: int = 1,
     host: Host | None = None,
 ) -> Evaluation:
     """Measure a model, or a model with an artifact, on data.
@@ -48,6 +49,7 @@ def evaluate(
         metrics: the first one decides; the task's own when empty.
         seed: of the resampling that gives intervals.
         batch_size: examples at once.
+        beams: texts that a search over the frames of task `ctc` follows; 1 takes the best path.
         host: where the reader is looked up.
 
     Raises:
@@ -61,7 +63,7 @@ def evaluate(
     if not used.answers_itself(model, artifact):
         with adapted(model, artifact) as active:
             if model.task.kind in PREDICTED:
-                return run_evaluation(model_predictor(active, batch_size), dataset, chosen, generator=generator)
+                return run_evaluation(model_predictor(active, batch_size, beams), dataset, chosen, generator=generator)
             if model.task.kind in DECODED and chosen[0] == "perplexity":
                 return run_evaluation(_scoring(active), dataset, chosen, generator=generator)
     return run_evaluation(_asking(used, model, artifact, batch_size), dataset, chosen, generator=generator)

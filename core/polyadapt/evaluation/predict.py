@@ -13,6 +13,7 @@ from polyadapt.errors import UserError
 from polyadapt.evaluation.prediction import Prediction, Predictor
 from polyadapt.model import Model
 from polyadapt.training.texts import join
+from polyadapt_runtime.ctc import read_frames
 from polyadapt_runtime.errors import InputError
 
 TOP = 5
@@ -20,16 +21,16 @@ Row = dict[str, np.ndarray]
 Tensors = dict[str, torch.Tensor]
 
 
-def model_predictor(model: Model, batch_size: int = 32) -> Predictor:
+def model_predictor(model: Model, batch_size: int = 32, beams: int = 1) -> Predictor:
     """A predictor for `evaluate` that runs a model."""
 
     def run(dataset: Dataset) -> Sequence[Prediction]:
-        return predict(model, dataset, batch_size)
+        return predict(model, dataset, batch_size, beams)
 
     return run
 
 
-def predict(model: Model, dataset: Dataset, batch_size: int = 32) -> list[Prediction]:
+def predict(model: Model, dataset: Dataset, batch_size: int = 32, beams: int = 1) -> list[Prediction]:
     """Predictions in the data set's order. They do not depend on `batch_size`, but for rounding.
 
     Args:
@@ -37,11 +38,16 @@ def predict(model: Model, dataset: Dataset, batch_size: int = 32) -> list[Predic
         dataset: examples with labels (`classification`), a target text (`causal-lm`, `ctc`) or target numbers (`control`).
         batch_size: examples that are run at once. Inputs of different lengths only share a batch where a mask hides
             what was filled up.
+        beams: texts that a search over the frames of task `ctc` follows; 1 takes the best path.
 
     Raises:
         UserError: the task has no predictions of its own, or the data does not fit it.
     """
-    ways: dict[str, Callable[[Model, Dataset, int], list[Prediction]]] = {"classification": _classify, "causal-lm": _score_targets, "ctc": _transcribe, "control": _regress}
+
+    def transcribe(model: Model, dataset: Dataset, batch_size: int) -> list[Prediction]:
+        return _transcribe(model, dataset, beams)
+
+    ways: dict[str, Callable[[Model, Dataset, int], list[Prediction]]] = {"classification": _classify, "causal-lm": _score_targets, "ctc": transcribe, "control": _regress}
     kind = model.task.kind
     if kind not in ways:
         raise UserError(f"task {kind!r} has no plain prediction (known: {', '.join(ways)}); its domain's plugin brings a predictor")
@@ -156,8 +162,8 @@ def _likelihood(logits: torch.Tensor, ids: torch.Tensor, start: int) -> dict[str
     return {"nll": float(-chosen.sum()), "tokens": float(len(chosen))}
 
 
-def _transcribe(model: Model, dataset: Dataset, batch_size: int) -> list[Prediction]:
-    """Best path of connectionist temporal classification: repeats merge, blanks go."""
+def _transcribe(model: Model, dataset: Dataset, beams: int) -> list[Prediction]:
+    """Texts by connectionist temporal classification, one clip at a time: no mask hides what would fill a batch up."""
     vocabulary = model.task.labels
     details: Mapping[str, Any] = model.task.details
     blank, separator = int(details.get("blank_id", 0)), str(details.get("separator", "|"))
@@ -168,9 +174,7 @@ def _transcribe(model: Model, dataset: Dataset, batch_size: int) -> list[Predict
         logits = _output(model, [example], "logits")[0]  # (frames, V)
         if len(vocabulary) != logits.shape[-1]:
             raise UserError(f"the model scores {logits.shape[-1]} symbols, and its task names {len(vocabulary)}; name the whole vocabulary as the task's labels")
-        path = torch.unique_consecutive(torch.from_numpy(logits.argmax(-1))).tolist()  # without repeats
-        text = "".join(vocabulary[symbol] for symbol in path if symbol != blank).replace(separator, " ").strip()
-        predictions.append(Prediction(example.id, example.text, text))
+        predictions.append(Prediction(example.id, example.text, read_frames(logits, vocabulary, blank, separator, beams)))
     return predictions
 
 

@@ -43,7 +43,11 @@ class Family:
         raise self._missing("signature")
 
     def forward(self, backbone: nn.Module, task: Task, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Run the backbone. For `classification` and `features` the result holds `features` [batch, feature]."""
+        """Run the backbone.
+
+        For `classification` and `features` the result holds `features` [batch, feature]. For `ctc` it holds `logits` of the
+        backbone's own vocabulary, or `features` [batch, frame, feature] where that has none; the signature says which.
+        """
         raise self._missing("forward")
 
     def feature_size(self, backbone: nn.Module) -> int:

@@ -36,6 +36,11 @@ def features_spec(width: int) -> TensorSpec:
     return TensorSpec("features", ("batch", width), "float32", "pooled features")
 
 
+def frames_spec(width: int) -> TensorSpec:
+    """One vector for each frame of an example, from which a head scores symbols."""
+    return TensorSpec("features", ("batch", "steps", width), "float32", "features of each frame")
+
+
 def spectrogram_spec(name: str, shape: tuple[int | str, ...]) -> TensorSpec:
     """A batch of log-mel spectrograms."""
     return TensorSpec(name, shape, "float32", "log-mel spectrogram, normalised as the backbone was trained")

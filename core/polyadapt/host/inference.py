@@ -26,6 +26,7 @@ class InferOptions(Options):
 
     batch_size: int = Field(32, ge=1, description="inputs that run at once")
     top: int = Field(5, ge=1, description="classes that are named")
+    beams: int = Field(1, ge=1, description="texts that a search over the frames of a ctc model follows; 1 takes the best path")
     maximum_new_tokens: int = Field(64, ge=1, description="most tokens of a generated text")
     temperature: float = Field(0.0, ge=0, description="of drawing tokens; 0 takes the likeliest")
     top_k: int | None = Field(None, ge=1, description="draw among so many tokens only")
@@ -81,7 +82,7 @@ def answer(model: Model, inputs: list[Any], artifact: Artifact | None, options: 
         size = chosen.batch_size if active.processor.kind in ("image", "array") or active.processor.pads_exactly else 1
         for start in range(0, len(inputs), size):
             for row in _forward(active, inputs[start : start + size]):
-                answers.append(_read(active, row, chosen.top))
+                answers.append(_read(active, row, chosen))
         return answers
 
 
@@ -93,15 +94,15 @@ def _forward(model: Model, raws: list[Any]) -> list[dict[str, np.ndarray]]:
     return [{name: value[index] for name, value in found.items()} for index in range(len(raws))]
 
 
-def _read(model: Model, row: Mapping[str, np.ndarray], top: int) -> dict[str, Any]:
+def _read(model: Model, row: Mapping[str, np.ndarray], options: InferOptions) -> dict[str, Any]:
     kind = model.task.kind
     if kind == "classification":
-        best = interpret(row, {"kind": kind}, model.task.labels, top)
+        best = interpret(row, {"kind": kind}, model.task.labels, options.top)
         return {"label": best.label, "score": best.score, "top": [list(pair) for pair in best.top]}
     if kind == "ctc":
         details: Mapping[str, Any] = model.task.details
         spec = {"kind": "ctc", "blank_id": details.get("blank_id", 0), "separator": details.get("separator", "|")}
-        return {"text": interpret(row, spec, model.task.labels or tuple(details.get("vocabulary", ())), top)}
+        return {"text": interpret(row, spec, model.task.labels or tuple(details.get("vocabulary", ())), options.top, options.beams)}
     return dict(row)
 
 

@@ -197,13 +197,14 @@ def default_baselines(model: Model, dataset: Dataset) -> tuple[str, ...]:
         return ("frozen",) * _knows_classes(model, dataset) + ("majority", "linear-probe")
     if model.task.kind == "control":
         return ("mean", "frozen")
-    return ("frozen",)
+    return ("frozen",) if _knows_classes(model, dataset) else ("linear-probe",)
 
 
 def _baseline(name: str, model: Model, dataset: Dataset, host: Host, taken: set[str]) -> Arm:
     if name == "frozen" and not _knows_classes(model, dataset):
-        foreign = next(label for label in dataset.labels if label not in model.task.labels)
-        raise UserError(f"baseline 'frozen': {model.reference} has no class {foreign!r}, so the base cannot answer; use linear-probe or majority")
+        lacking = "symbols" if model.task.kind == "ctc" else f"class {next(label for label in dataset.labels if label not in model.task.labels)!r}"
+        others = "linear-probe" if model.task.kind == "ctc" else "linear-probe or majority"
+        raise UserError(f"baseline 'frozen': {model.reference} has no {lacking}, so the base cannot answer; use {others}")
     if name not in PLAIN and name not in host.registry.methods:
         raise UserError(f"unknown baseline {name!r}{nearest(name, [*PLAIN, *host.registry.methods.ids()])}")
     title = name if name not in taken else f"baseline-{name}"
@@ -211,6 +212,8 @@ def _baseline(name: str, model: Model, dataset: Dataset, host: Host, taken: set[
 
 
 def _knows_classes(model: Model, dataset: Dataset) -> bool:
+    if model.task.kind == "ctc":
+        return model.ports.head is None or bool(model.task.labels)
     return model.task.kind != "classification" or (bool(dataset.labels) and set(dataset.labels) <= set(model.task.labels))
 
 

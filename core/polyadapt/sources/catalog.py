@@ -8,7 +8,17 @@ from polyadapt.families.card import FamilyCard
 from polyadapt.sources import packages
 from polyadapt.sources.card import ModelCard
 from polyadapt.sources.families import core_families
-from polyadapt.sources.options import DiffusersOptions, HfOptions, PackagedImageOptions, PackagedTextOptions, TimmOptions, TinyOptions, TorchaudioOptions, WhisperOptions
+from polyadapt.sources.options import (
+    DiffusersOptions,
+    HfOptions,
+    MergedOptions,
+    PackagedImageOptions,
+    PackagedTextOptions,
+    TimmOptions,
+    TinyOptions,
+    TorchaudioOptions,
+    WhisperOptions,
+)
 
 _OWN = "stated by each model's source"
 
@@ -56,6 +66,17 @@ SCHEMES: tuple[ModelCard, ...] = (
         licence=_OWN,
         extra="diffusers",
         notes="Weights come from local safetensors; from the hub only with allow_download=true.",
+    ),
+    ModelCard(
+        reference="merged:",
+        title="A base with an artifact's folder folded into its weights",
+        task="any",
+        family="any",
+        options=MergedOptions,
+        implementation="polyadapt.interop.merged:load",
+        licence=_OWN,
+        offline=True,
+        notes="For what is learned on top, such as one more language of master-asr. It has an identity of its own.",
     ),
 )
 

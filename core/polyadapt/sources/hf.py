@@ -45,6 +45,7 @@ _ENDINGS_BY_TASK = {
     "seq2seq-lm": ("ForConditionalGeneration",),
     "transcription": ("ForConditionalGeneration",),
 }
+_BARE = ("Encoder", "Model")
 """Other tasks take the bare encoder where there is one, else the bare model."""
 
 
@@ -176,12 +177,15 @@ def _inferred_task(config: Any, family: Family) -> str:
 
 def _pick_class(candidates: tuple[str, ...], kind: str, config: Any, options: HfOptions, reference: str) -> str:
     """The class that does a task: one with its own class head only where the weights, or the user, have classes."""
+    saved = (getattr(config, "architectures", None) or [""])[0]
     if kind == "classification":
-        saved = (getattr(config, "architectures", None) or [""])[0]
         with_head = [name for name in candidates if name.endswith("Classification") and (name == saved or (not options.pretrained and options.num_classes is not None))]
         if with_head:
             return with_head[0]
-    for ending in _ENDINGS_BY_TASK.get(kind, ("Encoder", "Model")):
+    endings = _ENDINGS_BY_TASK.get(kind, _BARE)
+    if kind == "ctc" and not (saved.endswith(endings) or (not options.pretrained and any(name.endswith(endings) for name in candidates))):
+        endings = _BARE  # frames, over which symbols are learned
+    for ending in endings:
         for name in candidates:
             if name.endswith(ending) and not any(part in name.removesuffix(ending) for part in ("For", "LMHead")):
                 return name

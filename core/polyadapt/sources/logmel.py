@@ -68,6 +68,10 @@ class LogMel(nn.Module):
         levels = torch.maximum(levels, loudest - _RANGE)
         return {**others, self.output: (levels + 4.0) / 4.0}
 
+    def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
+        """Frames of sounds of so many samples."""
+        return torch.div(lengths, HOP_SAMPLES, rounding_mode="floor")
+
     def signature(self, inner: Signature) -> Signature:
         """The family's signature with the waveform in place of the spectrogram."""
         audio = TensorSpec("audio", ("batch", "samples"), "float32", "mono waveform at 16 kHz, at least 201 samples", "full scale = 1")

@@ -30,6 +30,13 @@ class SourceOptions(LoadOptions):
     allow_download: bool = Field(False, description="true lets the library use the network; without it only local files are read")
 
 
+class MergedOptions(Options):
+    """Options of `merged:`."""
+
+    base: str = Field(description="reference of the base that the artifact was made for, such as polyadapt:whisper-base; its own options may stand behind a `?`")
+    task: str = Field("", description="what the model is asked to do; by default what the artifact was trained for")
+
+
 class TimmOptions(SourceOptions):
     """Options of `timm:`."""
 

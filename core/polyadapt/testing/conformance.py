@@ -43,7 +43,8 @@ def tiny_model(card: FamilyCard, task: str = "", seed: int = 0) -> Model:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         backbone = family.tiny(Task(kind, labels))
-    return build_model(family, backbone, Task(kind, labels), None, reference=f"polyadapt:tiny-{card.id}")  # type: ignore[arg-type]
+    model = build_model(family, backbone, Task(kind, labels), None, reference=f"polyadapt:tiny-{card.id}")  # type: ignore[arg-type]
+    return model if model.ports.head is None else model.with_labels(LABELS)  # symbols of frames are learned as classes are
 
 
 def tasks_of(card: FamilyCard) -> list[str]:

@@ -13,10 +13,11 @@ import torch
 from polyadapt.data.dataset import Dataset
 from polyadapt.errors import MissingExtraError, PolyadaptError, UserError
 from polyadapt.model import Model, TaskModule
+from polyadapt.training.alphabet import refuse_letters_outside
 from polyadapt.training.losses import IGNORED
 from polyadapt.training.masking import Masking
 from polyadapt.training.targets import DECODER_INPUT, Arrays, Prepared, prepare_for
-from polyadapt.training.texts import check_alphabet
+from polyadapt.training.texts import vocabulary_of
 from polyadapt_runtime.errors import BundleError, MissingLibraryError
 
 
@@ -66,8 +67,8 @@ class Examples:
         self.dataset = dataset
         self._processor = model.processor
         self._prepare = prepare_for(model)
-        if model.task.kind == "ctc":
-            check_alphabet(model, ((example.source or example.id, example.text or "") for example in dataset))
+        if model.task.kind == "ctc" and (symbols := vocabulary_of(model)):
+            refuse_letters_outside(dataset, symbols, f"the alphabet of {model.reference}")
         self._pads_exactly = pads_exactly(model.processor.spec)
         self._pads_left = model.task.kind == "causal-lm" and model.processor.spec.get("pad_side") == "left"
         self._room = memory_bytes
@@ -219,6 +220,15 @@ class Feed(Protocol):
 
     def forward(self, batch: Batch) -> Mapping[str, torch.Tensor]:
         """The model's outputs."""
+
+
+Batches = Callable[[int, int], Sequence[Sequence[int]]]
+"""(seed, epoch) -> the rows of every batch of an epoch, equally many in each epoch."""
+
+
+def shuffled(size: int, batch_size: int) -> Batches:
+    """All examples in an order of each epoch's own."""
+    return lambda seed, epoch: list(in_batches(order(size, seed, epoch), batch_size))
 
 
 Transform = Callable[[Batch, int], Batch]

@@ -27,7 +27,7 @@ def frozen_features(model: Model, dataset: Dataset, run: Run) -> torch.Tensor:
     Raises:
         UserError: the model gives no features, or an example cannot be processed.
     """
-    if model.module.head is None:
+    if model.module.head is None or model.task.kind != "classification":
         raise UserError(f"{model.reference} gives no features for task {model.task.kind!r}; load it with task = 'classification'")
     settings = run.settings
     processes = find_processes(settings.device, settings.precision)

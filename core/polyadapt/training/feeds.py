@@ -83,12 +83,12 @@ def _prefixed(model: Model, attachments: Attachments, train: Examples, validatio
         raise UnfitError(depth.reason)
     examples = [train] if validation is None else [train, validation]
     active: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    # One vector an example has one size; frames, transcripts and whatever enters a block are filled up to the longest.
+    further = [prepared for part in examples for prepared in part.longest()] if model.task.kind == "ctc" or not depth.is_whole else []
+    parts = [Part(name, part, further) for name, part in zip(("train", "validation"), examples, strict=False)]
     if depth.is_whole:
-        parts = [Part(name, part) for name, part in zip(("train", "validation"), examples, strict=False)]
-        lower = head_alone(model, processes.device)
+        lower = head_alone(model, parts[0], processes.device)
     else:
-        further = [prepared for part in examples for prepared in part.longest()]
-        parts = [Part(name, part, further) for name, part in zip(("train", "validation"), examples, strict=False)]
         if further and _is_random(model, parts[0].batch([0]).to(processes.device), switch, processes):
             raise UnfitError("its examples differ in length and dropout is on, so its draws would be others than in whole passes")
         with processes.autocast(run.settings.precision):

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from polyadapt.artifact import Artifact
 from polyadapt.errors import UserError
 from polyadapt.model import Model
+from polyadapt.training.alphabet import alphabet_of, refuse_letters_outside
 from polyadapt.training.batches import HasParts
 from polyadapt.training.events import Emit, ignore
 from polyadapt.training.form import TrainPlan, TrainResult, refuse_attached, train_form
@@ -58,7 +59,8 @@ def fit(
     run = Run(chosen, emit, None if directory is None else Path(directory), resume, chosen.seed if seed is None else seed)
     own = getattr(method, "fit", None)
     if own is not None:
-        artifact: Artifact = own(labelled(model, data), options, data, run)
+        # Alphabets are left to the method: it may have one for each language.
+        artifact: Artifact = own(model if model.task.kind == "ctc" else labelled(model, data), options, data, run)
         return artifact
     return fit_form(model, method, options, data, run)
 
@@ -116,17 +118,31 @@ def make_artifact(model: Model, method: Method, options: Any, run: Run, result: 
 
 
 def labelled(model: Model, data: HasParts) -> Model:
-    """The model with the data's classes, in the data's order unless it has the same ones already.
+    """The model with the data's classes, in the data's order unless it has the same ones already, or with the letters of its transcripts.
 
     Raises:
-        UserError: a task with classes and data without, or a validation class that is not trained.
+        UserError: a task with classes and data without, a validation class that is not trained, or letters that are not.
     """
+    if model.task.kind == "ctc" and model.ports.head is not None:
+        return _lettered(model, data)
     if model.task.kind != "classification":
         return model
     labels = data.train.labels
     if not labels:
         raise UserError(f"task 'classification' needs labels, and {data.train.name!r} has none; add a column label, or folders of classes")
     return model if set(labels) == set(model.task.labels) else model.with_labels(tuple(labels))
+
+
+def _lettered(model: Model, data: HasParts) -> Model:
+    """The model with the alphabet of the training texts, unless it has one already."""
+    texts = [example.text for example in data.train if example.text]
+    if not texts:
+        raise UserError(f"task 'ctc' needs transcripts, and {data.train.name!r} has none; add a column text")
+    lettered = model if model.task.labels else model.with_labels(alphabet_of(texts))
+    for part in (data.train, data.validation):
+        if part is not None:
+            refuse_letters_outside(part, lettered.task.labels, "the alphabet that is trained")
+    return lettered
 
 
 def plain(options: Any) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from polyadapt.edits.attach import HOLDER, Attachments
 from polyadapt.errors import UserError
 from polyadapt.model import Model
 from polyadapt.training import randomness
-from polyadapt.training.batches import HasParts, Transform
+from polyadapt.training.batches import Batches, Feed, HasParts, Transform, shuffled
 from polyadapt.training.checkpoint import clear_checkpoints, load_checkpoint
 from polyadapt.training.feeds import Feeds, make_feeds
 from polyadapt.training.keep import kept
@@ -27,7 +27,7 @@ from polyadapt.training.processes import Processes, find_processes, moved
 from polyadapt.training.recompute import recomputing
 from polyadapt.training.run import Run
 from polyadapt.training.watch import memory_error
-from polyadapt.training.work import Work
+from polyadapt.training.work import Resting, Work
 
 NAME = "trained"
 
@@ -62,6 +62,9 @@ class TrainPlan:
         learning_rate, weight_decay: where the settings name none.
         objective: the loss; the task's usual one when None.
         transform: what is done to every batch before the model sees it (noise, augmentation); the task's usual when None.
+        batches: rows of every batch by seed and epoch, where they are not to be drawn from all rows alike.
+        feed: puts a feed of the method's own around those of the loop, training and validation.
+        resting: step (from 0) -> parameters that do not move in it.
         decides: further values that decide the result, compared on resume.
         method: id for the events.
     """
@@ -70,6 +73,9 @@ class TrainPlan:
     weight_decay: float = 0.0
     objective: Objective | None = None
     transform: Transform | None = None
+    batches: Batches | None = None
+    feed: Callable[[Feed], Feed] | None = None
+    resting: Resting | None = None
     decides: Mapping[str, Any] | None = None
     method: str = ""
 
@@ -101,6 +107,8 @@ def train_form(model: Model, form: Form, data: HasParts, run: Run, plan: TrainPl
             processes.copy_from_main(parameters)
             switch = training_modes(model, attachments, form)
             feeds = make_feeds(model, form, attachments, data, run, processes, switch, plan.transform)
+            if plan.feed is not None:
+                feeds = replace(feeds, train=plan.feed(feeds.train), validation=None if feeds.validation is None else plan.feed(feeds.validation))
             loop = Loop(_work(model, form, switch, parameters, feeds, run, plan), processes, run.emit, run.directory)
             _take_up(loop, run, processes)
             _announce(loop, plan.method, feeds.prefix)
@@ -165,6 +173,8 @@ def _work(model: Model, form: Form, switch: Switch, parameters: list[nn.Paramete
         weight_decay=decay,
         seed=run.seed,
         fingerprint=decides,
+        batches=plan.batches or shuffled(len(feeds.train.examples), settings.batch_size),
+        resting=plan.resting or (lambda step: ()),
     )
 
 

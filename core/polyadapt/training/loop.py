@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from polyadapt.training import randomness
-from polyadapt.training.batches import in_batches, order
 from polyadapt.training.checkpoint import Checkpoint, Progress, save_checkpoint
 from polyadapt.training.events import Emit, Event
 from polyadapt.training.interrupt import Interrupt, stopped
@@ -43,7 +42,7 @@ class Loop:
         settings = work.settings
         self.progress = Progress()
         self.size = len(work.train.examples)
-        self.steps_per_epoch = -(-self.size // settings.batch_size)
+        self.steps_per_epoch = len(work.batches(work.seed, 0))
         self.steps = min(settings.epochs * self.steps_per_epoch, settings.max_steps or settings.epochs * self.steps_per_epoch)
         self._stepper = Stepper(work, processes)
         self._interrupt = Interrupt()
@@ -94,12 +93,12 @@ class Loop:
     def _epoch(self) -> None:
         work, settings, progress = self.work, self.work.settings, self.progress
         work.train.epoch = progress.epoch + 1
-        batches = list(in_batches(order(self.size, work.seed, progress.epoch), settings.batch_size))
+        batches = work.batches(work.seed, progress.epoch)
         while progress.batch < len(batches) and progress.step < self.steps:
             self._is_within_step = True
             rate = rate_at(progress.step, self.steps, work.learning_rate, settings.schedule, settings.warmup)
             rows = batches[progress.batch]
-            loss, count, self._must_stop = self._stepper.step(rows, rate, self._interrupt.was_pressed)
+            loss, count, self._must_stop = self._stepper.step(rows, rate, self._interrupt.was_pressed, work.resting(progress.step))
             progress.step += 1
             progress.batch += 1
             progress.examples += len(rows)
@@ -148,12 +147,16 @@ class Loop:
     def _note_best(self, metrics: Mapping[str, float]) -> None:
         progress, metric = self.progress, self.work.objective.metric
         score = -metrics["loss"] if metric == "loss" else metrics[metric]
-        if progress.best is None or score > progress.best:
+        if progress.best is None or score > progress.best or (score == progress.best and metrics["loss"] < self._best_loss()):
             progress.best, progress.best_epoch, progress.waited = score, progress.epoch + 1, 0
             if self.work.settings.early_stopping:
                 self._best = {name: value.detach().cpu().clone() for name, value in self.work.state().items()}
         else:
             progress.waited += 1
+
+    def _best_loss(self) -> float:
+        """Validation loss of the best epoch: among equal metrics the lower loss is better (transcripts stay empty for a while)."""
+        return float(self.progress.history[self.progress.best_epoch - 1]["validation"]["loss"])
 
     def _finish(self) -> None:
         self._look()
@@ -188,5 +191,4 @@ class Loop:
     def _ids(self, step: int) -> list[str]:
         """Names of the examples of a step, found again from the seed."""
         epoch, batch = divmod(max(0, step - 1), self.steps_per_epoch)
-        size = self.work.settings.batch_size
-        return [self.work.train.examples.id(row) for row in order(self.size, self.work.seed, epoch)[batch * size :][:size]]
+        return [self.work.train.examples.id(row) for row in self.work.batches(self.work.seed, epoch)[batch]]

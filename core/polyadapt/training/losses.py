@@ -6,7 +6,7 @@ whole global batch. So neither accumulation nor the number of processes weighs a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -44,12 +44,13 @@ def objective_for(task: Task) -> Objective:
     Raises:
         UserError: the task has none; a method with its own loop may still train on it.
     """
+    blank = int(str(task.details.get("blank_id", 0)))
     made: dict[str, Objective] = {
         "classification": Objective(class_loss, _rows, {"accuracy": class_hits}, "accuracy"),
         "causal-lm": Objective(next_token_loss, _next_tokens, {"token_accuracy": next_token_hits}),
         "seq2seq-lm": Objective(token_loss, _tokens, {"token_accuracy": token_hits}),
         "transcription": Objective(token_loss, _tokens, {"token_accuracy": token_hits}),
-        "ctc": Objective(ctc_loss_with(int(str(task.details.get("blank_id", 0)))), _tokens),
+        "ctc": Objective(ctc_loss_with(blank), _tokens, {"symbol_accuracy": ctc_hits_with(blank)}, "symbol_accuracy"),
         "control": Objective(squared_error, _rows),
         "denoising": Objective(squared_error, _rows),
         "image-text": Objective(contrastive_loss, _rows, is_separable=False),
@@ -108,6 +109,37 @@ def ctc_loss_with(blank: int) -> Callable[[Tensors, Tensors], torch.Tensor]:
         return F.ctc_loss(scores, tokens.clamp_min(0), frames, lengths, blank=blank, reduction="sum", zero_infinity=True)
 
     return ctc_loss
+
+
+def ctc_hits_with(blank: int) -> Callable[[Tensors, Tensors], torch.Tensor]:
+    """Symbols less the edits that the best path needs to become the transcript: over the symbols it is 1 less the error rate.
+
+    Loss goes on rising while transcripts still improve, so a head is stopped by this.
+
+    Shape:
+        as `ctc_loss_with`.
+    """
+
+    def ctc_hits(outputs: Tensors, targets: Tensors) -> torch.Tensor:
+        paths, tokens = outputs["logits"].argmax(-1), targets["tokens"]  # (batch, frames), (batch, length)
+        hits = 0
+        for path, frames, wanted in zip(paths, targets["frames"].tolist(), tokens, strict=True):
+            said = torch.unique_consecutive(path[:frames])
+            truth = wanted[wanted != IGNORED].tolist()
+            hits += len(truth) - edit_distance(said[said != blank].tolist(), truth)
+        return torch.tensor(hits, device=tokens.device)
+
+    return ctc_hits
+
+
+def edit_distance(said: Sequence[int], truth: Sequence[int]) -> int:
+    """Least number of insertions, deletions and substitutions between two sequences (Levenshtein)."""
+    row = list(range(len(truth) + 1))
+    for place, symbol in enumerate(said, 1):
+        left, row = row, [place]
+        for column, wanted in enumerate(truth, 1):
+            row.append(min(left[column] + 1, row[-1] + 1, left[column - 1] + (symbol != wanted)))
+    return row[-1]
 
 
 def squared_error(outputs: Tensors, targets: Tensors) -> torch.Tensor:

@@ -6,7 +6,7 @@ of the whole batch, and gradients are summed over processes. So the result does 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -31,13 +31,14 @@ class Stepper:
         self._optimiser = make_optimiser(work.parameters, work.learning_rate, work.weight_decay)
         self._scaler = torch.GradScaler(processes.device.type) if work.settings.precision == "fp16" else None
 
-    def step(self, rows: Sequence[int], rate: float, is_pressed: bool) -> tuple[torch.Tensor, int, bool]:
+    def step(self, rows: Sequence[int], rate: float, is_pressed: bool, resting: Collection[nn.Parameter] = ()) -> tuple[torch.Tensor, int, bool]:
         """Take one step.
 
         Args:
             rows: of the global batch.
             rate: learning rate of this step.
             is_pressed: whether Ctrl-C reached this process.
+            resting: parameters that do not move in this step; without a gradient the optimiser leaves their moments alone, too.
 
         Returns:
             The mean loss of the global batch (not yet read from the device), the items it runs over, and whether
@@ -52,7 +53,7 @@ class Stepper:
         loss = torch.zeros((), device=processes.device)
         for batch in batches:
             loss = loss + self._backward(batch, max(1, count))
-        self._update()
+        self._update(resting)
         return processes.sum(loss), count, must_stop
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -91,9 +92,11 @@ class Stepper:
         (loss if self._scaler is None else self._scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def _update(self) -> None:
+    def _update(self, resting: Collection[nn.Parameter]) -> None:
         parameters, clip = self._work.parameters, self._work.settings.gradient_clip
         self._processes.sum_gradients(parameters)
+        for parameter in resting:
+            parameter.grad = None
         if self._scaler is not None:
             self._scaler.unscale_(self._optimiser)
         if clip:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 
 from polyadapt.data.dataset import Example
 from polyadapt.errors import UserError, nearest
@@ -63,8 +62,7 @@ def _transcript(model: Model) -> Prepare:
 
     def prepare(example: Example) -> Prepared:
         inputs = _inputs(model, example.raw)
-        samples = next(iter(inputs.values())).shape[0]
-        frames = int(model.family.output_lengths(model.backbone, torch.tensor([samples]))[0])
+        frames = model.frames(next(iter(inputs.values())).shape[0])
         tokens = transcript_tokens(model, _text(example))
         repeats = int((tokens[1:] == tokens[:-1]).sum())  # a blank must stand between two equal symbols
         if len(tokens) + repeats > frames:

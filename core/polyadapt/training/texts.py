@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,6 @@ import numpy as np
 from polyadapt.data.dataset import Example
 from polyadapt.errors import MissingExtraError, UserError
 from polyadapt.model import Model
-
-MOST_LETTERS = 12
 
 
 def join(model: Model, example: Example) -> tuple[dict[str, np.ndarray], int]:
@@ -50,20 +46,25 @@ def target_tokens(model: Model, text: str) -> np.ndarray:
     return np.array([*ids, *(model.generation.get("eos_ids") or [])[:1]], dtype=np.int64)
 
 
+def vocabulary_of(model: Model) -> tuple[str, ...]:
+    """Symbols of a task `ctc`: its labels, else what the checkpoint's vocabulary was found to be; none where only a tokenizer knows."""
+    details: dict[str, Any] = model.task.details
+    return tuple(str(symbol) for symbol in model.task.labels or details.get("vocabulary") or ())
+
+
 def transcript_tokens(model: Model, text: str) -> np.ndarray:
     """A transcript as symbols of the task's vocabulary (its labels, or `vocabulary` of its details), else as tokens of the tokenizer. int64 [symbols].
 
     Raises:
         UserError: a character that the vocabulary lacks, or neither vocabulary nor tokenizer.
     """
-    details: dict[str, Any] = model.task.details
-    vocabulary = [str(symbol) for symbol in model.task.labels or details.get("vocabulary") or ()]
+    vocabulary = vocabulary_of(model)
     index = {symbol: number for number, symbol in enumerate(vocabulary)}
     if not index:
         if not _tokenizer_path(model):
             raise UserError(f"the vocabulary of {model.reference} is not known, so transcripts cannot be targets; name its symbols as the task's labels")
         return np.array(_tokenizer_of(model).encode(text, add_special_tokens=False).ids, dtype=np.int64)
-    separator = str(details.get("separator", "|"))
+    separator = str(model.task.details.get("separator", "|"))
     symbols = []
     for character in " ".join(text.split()):
         forms = (separator if character == " " else character, character, character.upper(), character.lower())
@@ -72,32 +73,6 @@ def transcript_tokens(model: Model, text: str) -> np.ndarray:
             raise UserError(f"character {character!r} of {text!r} is not in the model's vocabulary ({''.join(vocabulary)[:60]}); spell it out or remove it")
         symbols.append(found)
     return np.array(symbols, dtype=np.int64)
-
-
-def check_alphabet(model: Model, texts: Iterable[tuple[str, str]]) -> None:
-    """Look at all transcripts before anything trains.
-
-    Args:
-        model: of task `ctc`; one that reads by a tokenizer knows every letter.
-        texts: where each stands, and what it says.
-
-    Raises:
-        UserError: letters outside the model's vocabulary, each with its count, and where the first stands.
-    """
-    details: dict[str, Any] = model.task.details
-    known = {str(symbol) for symbol in model.task.labels or details.get("vocabulary") or ()}
-    if not known:
-        return
-    counts: Counter[str] = Counter()
-    first = ""
-    for where, text in texts:
-        foreign = [letter for letter in "".join(text.split()) if not {letter, letter.upper(), letter.lower()} & known]
-        counts.update(foreign)
-        first = first or (where if foreign else "")
-    if counts:
-        listed = ", ".join(f"{letter!r} {count} times" for letter, count in counts.most_common(MOST_LETTERS))
-        more = f" and {len(counts) - MOST_LETTERS} others" if len(counts) > MOST_LETTERS else ""
-        raise UserError(f"{first}: transcripts hold letters that {model.reference} does not write: {listed}{more}; spell them out or remove them, or give the model these letters")
 
 
 def _ended(model: Model, whole: dict[str, np.ndarray], names: dict[str, Any]) -> dict[str, np.ndarray]:

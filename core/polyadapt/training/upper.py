@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from polyadapt.model import Model
 from polyadapt.sites import stack
@@ -21,18 +22,25 @@ MISFITS = (RuntimeError, ValueError, IndexError, TypeError, AttributeError, KeyE
 Answers = dict[str, Callable[..., Any]]
 
 
-def head_alone(model: Model, device: torch.device) -> Lower:
-    """The features are cached, and only the class head runs."""
+def head_alone(model: Model, part: Part, device: torch.device) -> Lower:
+    """The features are cached, and only the class head runs.
+
+    Frames of sounds are filled up to the longest: a head scores each on its own, and losses look at the real ones only.
+    """
     module = model.module
     assert module.head is not None
     head = module.head
+    longest = max(int(targets["frames"]) for _, targets in (part.examples.arrays(0), *part.further)) if model.task.kind == "ctc" else 0
 
     def compute(part: Part, rows: Sequence[int]) -> torch.Tensor:
         found: dict[int, torch.Tensor] = {}
         for group in part.examples.groups(rows):
             batch = part.examples.batch(group).to(device)
-            found.update(zip(group, module(**batch.inputs)["features"], strict=True))
-        return torch.stack([found[row] for row in rows])  # (rows, width)
+            features = module(**batch.inputs)["features"]
+            if longest:
+                features = F.pad(features, (0, 0, 0, longest - features.shape[1]))  # (group, longest, width)
+            found.update(zip(group, features, strict=True))
+        return torch.stack([found[row] for row in rows])  # (rows, …, width)
 
     def finish(inputs: Mapping[str, torch.Tensor], features: torch.Tensor) -> Mapping[str, torch.Tensor]:
         return {"logits": head(features), "features": features}

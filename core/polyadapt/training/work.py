@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from polyadapt.errors import UserError
-from polyadapt.training.batches import Feed
+from polyadapt.training.batches import Batches, Feed
 from polyadapt.training.losses import Objective
 from polyadapt.training.processes import Processes
 from polyadapt.training.settings import TrainSettings
+
+Resting = Callable[[int], Collection[nn.Parameter]]
 
 
 @dataclass
@@ -25,6 +27,8 @@ class Work:
         set_training: True before training steps, False before validation.
         parameters: what the optimiser moves.
         fingerprint: what decides the result.
+        batches: rows of every batch by seed and epoch.
+        resting: step (from 0) -> parameters that stay as they are in it, their moments included.
     """
 
     state: Callable[[], dict[str, torch.Tensor]]
@@ -39,6 +43,8 @@ class Work:
     weight_decay: float
     seed: int
     fingerprint: dict[str, Any]
+    batches: Batches
+    resting: Resting
 
 
 def check_work(work: Work, processes: Processes) -> None:

@@ -16,7 +16,6 @@ from polyadapt.edits.edit import slots_of
 from polyadapt.errors import UserError
 from polyadapt.files import replacing_file, sha256_file, write_json
 from polyadapt.model import Model
-from polyadapt.signature import TensorSpec
 from polyadapt.tensors import save_tensors
 from polyadapt_onnx.adapters import write_adapter_file
 from polyadapt_onnx.essentials import stamp
@@ -51,7 +50,7 @@ def write_bundle_files(job: Job, made: Made, form: str, name: str, variants: Seq
         "reference": model.reference if not model.reference.startswith(("/", "hf:/", "timm:/")) else model.reference.rsplit("/", 1)[-1],
         "form": form,
         "task": {"kind": model.task.kind, "labels": list(_labels(model, artifacts, form)), "metric": model.task.metric, "details": dict(model.task.details)},
-        "graphs": {**{view.name: describe_graph(job.path(view), view, model) for view in made.views or job.views}, **describe_picture_graph(staging, spec)},
+        "graphs": {**{view.name: describe_graph(job.path(view), view) for view in made.views or job.views}, **describe_picture_graph(staging, spec)},
         "slots": describe(made.groups),
         "artifacts": described,
         "preprocess": spec,
@@ -90,13 +89,11 @@ def postprocess(model: Model) -> dict[str, Any]:
     return spec
 
 
-def describe_graph(path: Path, view: View, model: Model) -> dict[str, Any]:
+def describe_graph(path: Path, view: View) -> dict[str, Any]:
     """One entry of the manifest's `graphs`."""
     import onnx
 
     head = onnx.load(str(path), load_external_data=False)
-    classes = {"logits": ("batch", "classes")} if model.ports.head is not None else {}
-    outputs = [TensorSpec(spec.name, classes.get(spec.name, spec.shape), spec.dtype, spec.meaning, spec.unit) for spec in view.signature.outputs]
     return {
         "file": view.file,
         "data": [f"{view.file}.data"] if path.with_name(f"{path.name}.data").is_file() else [],
@@ -105,7 +102,7 @@ def describe_graph(path: Path, view: View, model: Model) -> dict[str, Any]:
         "ir": head.ir_version,
         "exporter": view.recipe.exporter,
         "inputs": [spec.to_dict() for spec in view.signature.inputs],
-        "outputs": [spec.to_dict() for spec in outputs],
+        "outputs": [spec.to_dict() for spec in view.signature.outputs],
     }
 
 

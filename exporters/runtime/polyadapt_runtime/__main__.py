@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="how much of the artifact's effect (default 1)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--variant", default="float32", help="float32, or a variant of the bundle: float16 or int8")
+    parser.add_argument("--beams", type=int, default=1, help="texts that the search of a ctc model follows (default 1: the best path)")
     parser.add_argument("--threads", type=int, help="threads of one call")
     parser.add_argument("--selftest", action="store_true", help="run the recorded parity cases again")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of lines")
@@ -51,7 +52,7 @@ def _answer(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     artifact = options.artifact
     if artifact is not None and artifact not in bundle.artifacts() and ("/" in artifact or artifact.startswith(".")):
         artifact = bundle.load_artifact(artifact)
-    return {item: _plain(bundle(item, artifact, options.scale)) for item in options.inputs}, True
+    return {item: _plain(bundle(item, artifact, options.scale, beams=options.beams)) for item in options.inputs}, True
 
 
 def _plain(answer: Any) -> Any:

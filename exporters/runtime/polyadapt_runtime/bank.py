@@ -111,5 +111,5 @@ def named_rows(artifact: Choice, rows: int) -> list[Any]:
 
 
 def own_classes(row: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Outputs of one row without the classes that its artifact does not have: their scores are minus infinity."""
-    return {name: value[value != -np.inf] if name == "logits" and value.ndim == 1 else value for name, value in row.items()}
+    """Outputs of one row without the classes that its artifact does not have: their scores are minus infinity, in every frame."""
+    return {name: value[..., (value != -np.inf).reshape(-1, value.shape[-1]).any(axis=0)] if name == "logits" else value for name, value in row.items()}

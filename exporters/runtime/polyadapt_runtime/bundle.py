@@ -59,7 +59,7 @@ class Bundle:
         self._bank = Bank(self.manifest) if self.manifest.form == "bank" else None
         self._writer = Writer(self.manifest, self._graphs, self.processor)
 
-    def __call__(self, raw: Any, artifact: Choice = None, scale: float = 1.0, *, top: int = 5, batch_size: int = BATCH_SIZE) -> Any:
+    def __call__(self, raw: Any, artifact: Choice = None, scale: float = 1.0, *, top: int = 5, batch_size: int = BATCH_SIZE, beams: int = 1) -> Any:
         """Answer raw input.
 
         Args:
@@ -69,6 +69,7 @@ class Bundle:
             scale: how much of the artifact's effect; 1 with form `bank`.
             top: how many classes a `Prediction` names.
             batch_size: the most examples in one run of the graph.
+            beams: texts that a search over the frames of a `ctc` model follows; 1 takes the best path.
 
         Returns:
             For one input a `Prediction`, an array or text; for a list or a table a list of them, features as one array [examples, d].
@@ -87,7 +88,8 @@ class Bundle:
                 return texts[0] if single else texts
             rows = self._answer([self._processor()(item) for item in raws], artifact, scale, batch_size)
         names = named_rows(artifact, len(rows))
-        answers = [interpret(row if self._bank is None else own_classes(row), self._postprocess, self._store.labels(name), top) for row, name in zip(rows, names, strict=True)]
+        rows = rows if self._bank is None else [own_classes(row) for row in rows]
+        answers = [interpret(row, self._postprocess, self._store.labels(name), top, beams) for row, name in zip(rows, names, strict=True)]
         if single:
             return answers[0]
         return np.stack(answers) if answers and self._postprocess.get("kind") == "features" else answers
@@ -166,7 +168,7 @@ class Bundle:
         Raises:
             ArtifactError: no prototypes here, a linear head, or a class that is there already.
         """
-        if self._bank is not None or GROUP not in self.manifest.groups or "features" not in self._session.outputs:
+        if self.manifest.task != "classification" or self._bank is not None or GROUP not in self.manifest.groups or "features" not in self._session.outputs:
             raise ArtifactError("this bundle has no head:prototypes slots with features; export a classification model with form='slots'")
         held = {} if artifact is None else self._store.tensors(artifact)
         method = "prototypes" if artifact is None else self._store.info(artifact).method

@@ -4,6 +4,7 @@ The algebra is that of `polyadapt.edits.algebra`, kind by kind, in the order in 
 
     lowrank               ranks side by side, the weight in b           scale    product of the factors 1 + w (g - 1)
     bottleneck, parallel  widths side by side, the weight in up         shift    sum of w b
+    mask                  1 + sum of w (keep - 1)
     keys, prepend         tokens side by side, with weight 1 alone. They share one softmax, so this is no sum of effects.
 
 What two artifacts cannot share (a class head, a sequential bottleneck, a second attention, a module), one alone may hold.
@@ -29,6 +30,7 @@ def _along(axis: int) -> Join:
 
 _JOINS: dict[str, dict[str, Join]] = {
     "lowrank": {"a": _along(1), "b": _along(0)},
+    "mask": {"keep": lambda left, right: left + right - 1},
     "scale": {"g": np.multiply},
     "shift": {"b": np.add},
     "bottleneck": {"down": _along(1), "down_bias": _along(0), "up": _along(0), "up_bias": np.add},

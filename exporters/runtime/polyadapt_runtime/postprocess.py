@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from polyadapt_runtime.ctc import read_frames
 from polyadapt_runtime.errors import GraphError
 
 
@@ -33,7 +34,7 @@ def softmax(scores: np.ndarray) -> np.ndarray:
     return result
 
 
-def interpret(row: Mapping[str, np.ndarray], spec: Mapping[str, Any], labels: Sequence[str], top: int) -> Any:
+def interpret(row: Mapping[str, np.ndarray], spec: Mapping[str, Any], labels: Sequence[str], top: int, beams: int = 1) -> Any:
     """The answer for one example.
 
     Args:
@@ -41,9 +42,11 @@ def interpret(row: Mapping[str, np.ndarray], spec: Mapping[str, Any], labels: Se
         spec: one of the specs above.
         labels: class names; classes beyond them are called by their number.
         top: how many classes `Prediction.top` holds.
+        beams: width of the search over texts of `ctc`; 1 takes the best path.
 
     Raises:
         GraphError: the output that the spec reads is missing, or has another rank.
+        InputError: less than one beam.
     """
     kind = spec.get("kind")
     if kind == "classification":
@@ -54,7 +57,7 @@ def interpret(row: Mapping[str, np.ndarray], spec: Mapping[str, Any], labels: Se
         name = spec.get("output") or next(iter(row))
         return _output(row, name, None)
     if kind == "ctc":
-        return _collapse(_output(row, "logits", 2), labels or spec.get("vocabulary") or (), int(spec.get("blank_id") or 0), spec.get("separator"))
+        return read_frames(_output(row, "logits", 2), labels or spec.get("vocabulary") or (), int(spec.get("blank_id") or 0), spec.get("separator"), beams)
     return dict(row)
 
 
@@ -64,14 +67,6 @@ def classify(logits: np.ndarray, labels: Sequence[str], top: int = 5) -> Predict
     order = np.argsort(-chances, kind="stable")[: max(1, top)]
     best = tuple((labels[index] if index < len(labels) else str(index), float(chances[index])) for index in order.tolist())
     return Prediction(best[0][0], best[0][1], best)
-
-
-def _collapse(logits: np.ndarray, labels: Sequence[str], blank: int, separator: str | None) -> str:
-    """Greedy reading of frames [frames, vocabulary]: repeats joined, blanks dropped."""
-    best = logits.argmax(axis=-1)
-    kept = best[np.concatenate([[True], best[1:] != best[:-1]])]
-    text = "".join(labels[index] if index < len(labels) else f"<{index}>" for index in kept.tolist() if index != blank)
-    return text.replace(separator, " ").strip() if separator else text
 
 
 def _output(row: Mapping[str, np.ndarray], name: str, rank: int | None) -> np.ndarray:

@@ -20,7 +20,7 @@ from polyadapt_runtime.tensors import Tensors
 Artifact = str | Mapping[str, float]
 Choice = Artifact | Sequence[str | None] | None
 
-# Which tensors of a kind carry its effect as a factor. `scale` is apart: its neutral value is 1.
+# Which tensors of a kind carry its effect as a factor. `scale` and `mask` are apart: their neutral value is 1.
 _FACTORS = {"lowrank": ("b",), "shift": ("b",), "bottleneck": ("up", "up_bias"), "cross": ("scale",)}
 
 
@@ -90,7 +90,7 @@ def scaled(tensors: Mapping[str, np.ndarray], slots: Mapping[str, Slot], weight:
     result: Tensors = {}
     for name, value in tensors.items():
         slot, factor = slots[name], value.dtype.type(weight)
-        if slot.kind == "scale":
+        if slot.kind in ("scale", "mask"):
             result[name] = 1 + factor * (value - 1)
         elif slot.kind in _FACTORS:
             result[name] = value * factor if slot.tensor in _FACTORS[slot.kind] else value

@@ -48,6 +48,7 @@ COUNTS = {
     ("wav2vec2_torchaudio", "features"): (2 * 8 + 8, 4, 2, 2),
     # encoder: 2 blocks + 2 convolutions + pos + norm; decoder: 2 blocks of 8 + 4 cross + 1 norm, embed, norm; token scores
     ("whisper", "transcription"): (2 * 8 + 4 + 2 * 13 + 2 + 1, 2 * 2 + 2 * 3, 2 + 4, 3),
+    ("whisper", "ctc"): (2 * 8 + 4, 4, 2, 2),
     ("whisper", "classification"): (2 * 8 + 4, 4, 2, 2),
     ("whisper", "features"): (2 * 8 + 4, 4, 2, 2),
     # image: 2 blocks + embed, its norm, pos, norm, head; text: 2 blocks + embed, pos, norm, head
@@ -144,7 +145,7 @@ def test_shapes_and_types_are_the_declared_ones(folder: str, task: str) -> None:
                 assert tuple(found.shape) == tuple(named.setdefault(size, got) if isinstance(size, str) else size for size, got in zip(spec.shape, found.shape, strict=True))
                 assert not found.is_floating_point() or (found.isfinite().all() and found.std() > 0.05)
         if "features" in outputs:
-            assert outputs["features"].shape[1] == made.feature_size(backbone)
+            assert outputs["features"].shape[-1] == made.feature_size(backbone)
 
 
 @pytest.mark.parametrize(("folder", "task"), CASES)
@@ -486,10 +487,14 @@ def test_tasks_leave_out_what_they_never_run() -> None:
 
 
 @pytest.mark.parametrize("folder", ["wav2vec2", "wav2vec2_torchaudio"])
-def test_ctc_needs_a_vocabulary(folder: str) -> None:
-    made, _, backbone, _ = built(folder, "features")
-    with pytest.raises(UserError, match="task 'ctc' needs scores of a vocabulary"):
-        run(made, Task("ctc"), backbone, {"audio": torch.zeros(1, 4000)})
+def test_without_a_vocabulary_ctc_gives_the_frames(folder: str) -> None:
+    """Frames whose mean is what the other tasks get, as many as `output_lengths` says."""
+    made, asked, backbone, _ = built(folder, "features")
+    inputs = example(made, asked, backbone)
+    frames = run(made, Task("ctc"), backbone, inputs)["features"]
+    lengths = made.output_lengths(backbone, torch.tensor([inputs["audio"].shape[1]]))
+    assert made.signature(backbone, Task("ctc")).outputs[0].name == "features" and frames.shape[1] == int(lengths[0])
+    assert torch.allclose(frames.mean(1), run(made, Task("features"), backbone, inputs)["features"], atol=1e-6)
 
 
 def stable_wav2vec2(folder: str) -> Any:

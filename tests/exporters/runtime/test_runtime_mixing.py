@@ -16,6 +16,7 @@ from polyadapt_runtime.tensors import Tensors
 SITE = "block.0.ffn"
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {  # `-1` is the free axis
     "lowrank": {"a": (6, -1), "b": (-1, 4)},
+    "mask": {"keep": (4, 6)},
     "scale": {"g": (4,)},
     "shift": {"b": (4,)},
     "bottleneck~parallel-gelu": {"down": (6, -1), "down_bias": (-1,), "up": (-1, 4), "up_bias": (4,)},
@@ -26,7 +27,7 @@ SHAPES: dict[str, dict[str, tuple[int, ...]]] = {  # `-1` is the free axis
     "cross": {"k": (5, 6), "v": (5, 6), "scale": (1,)},
     "module": {"inner-weight": (4, 4)},
 }
-WEIGHED = ("lowrank", "scale", "shift", "bottleneck~parallel-gelu")
+WEIGHED = ("lowrank", "mask", "scale", "shift", "bottleneck~parallel-gelu")
 
 
 def tensors_of(groups: tuple[str, ...], seed: int, size: int, site: str = SITE) -> Tensors:

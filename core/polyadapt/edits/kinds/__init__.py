@@ -7,6 +7,7 @@ from polyadapt.edits.kinds.cross import Cross
 from polyadapt.edits.kinds.keys import Keys
 from polyadapt.edits.kinds.kind import AttentionCall, Kind, Tensors
 from polyadapt.edits.kinds.lowrank import LowRank
+from polyadapt.edits.kinds.mask import Mask
 from polyadapt.edits.kinds.module import Module
 from polyadapt.edits.kinds.patch import Patch
 from polyadapt.edits.kinds.prepend import Prepend
@@ -15,7 +16,7 @@ from polyadapt.edits.kinds.scale import Scale
 from polyadapt.edits.kinds.shift import Shift
 from polyadapt.errors import unknown
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (LowRank(), Scale(), Shift(), Bottleneck(), Keys(), Prepend(), Cross(), Prototypes(), Module(), Patch())}
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (Mask(), LowRank(), Scale(), Shift(), Bottleneck(), Keys(), Prepend(), Cross(), Prototypes(), Module(), Patch())}
 
 
 def kind_of(name: str) -> Kind:

@@ -39,7 +39,9 @@ class Prototypes(Kind):
         weight, bias, cosine = (edit.tensors[name] for name in ("weight", "bias", "cosine"))
         if weight.dim() == 2:
             return score(x, weight, bias, cosine)
-        return score(x.unsqueeze(1), weight, bias.unsqueeze(1), cosine.unsqueeze(1)).squeeze(1)  # a head for each row
+        frames = x if x.dim() == 3 else x.unsqueeze(1)  # (batch, frames, d)
+        scores = score(frames, weight, bias.unsqueeze(1), cosine.unsqueeze(1))  # a head for each row
+        return scores if x.dim() == 3 else scores.squeeze(1)
 
     def length(self, tensors: Tensors) -> int:
         return tensors["bias"].shape[0]

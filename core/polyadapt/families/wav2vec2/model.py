@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from polyadapt.errors import UserError
 from polyadapt.families.base import Family
-from polyadapt.families.shared import convolved_lengths, enliven, library, mean_over_frames, normal, waveform_signature
+from polyadapt.families.shared import convolved_lengths, enliven, frames_spec, library, mean_over_frames, normal, waveform_signature
 from polyadapt.signature import Signature, Task
 
 if TYPE_CHECKING:
@@ -61,21 +60,18 @@ class Wav2Vec2Family(Family):
         }
 
     def signature(self, backbone: Any, task: Task) -> Signature:
-        return waveform_signature(self.feature_size(backbone), backbone.config.vocab_size if task.kind == "ctc" else None)
+        plain = waveform_signature(self.feature_size(backbone), backbone.config.vocab_size if _has_scores(backbone) and task.kind == "ctc" else None)
+        return Signature(plain.inputs, (frames_spec(self.feature_size(backbone)),)) if task.kind == "ctc" and not _has_scores(backbone) else plain
 
     def forward(self, backbone: Any, task: Task, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """`inputs` may hold `audio_lengths` [batch], the samples of each row that are not padding.
-
-        Raises:
-            UserError: `ctc` was asked of a backbone without a vocabulary.
-        """
+        """`inputs` may hold `audio_lengths` [batch], the samples of each row that are not padding."""
         audio, lengths = inputs["audio"], inputs.get("audio_lengths")  # (batch, samples), (batch,)
         mask = None if lengths is None else (torch.arange(audio.shape[1], device=audio.device)[None, :] < lengths[:, None]).long()
-        if task.kind == "ctc":
-            if not hasattr(backbone, "lm_head"):
-                raise UserError("task 'ctc' needs scores of a vocabulary, found a wav2vec2 backbone without a head; load Wav2Vec2ForCTC, or use the task 'features'")
+        if task.kind == "ctc" and _has_scores(backbone):
             return {"logits": backbone(audio, attention_mask=mask).logits}  # (batch, frames, vocabulary)
         hidden = getattr(backbone, "wav2vec2", backbone)(audio, attention_mask=mask).last_hidden_state  # (batch, frames, width)
+        if task.kind == "ctc":
+            return {"features": hidden}  # (batch, frames, width)
         return {"features": mean_over_frames(hidden, None if lengths is None else self.output_lengths(backbone, lengths))}
 
     def feature_size(self, backbone: Any) -> int:
@@ -100,6 +96,11 @@ class Wav2Vec2Family(Family):
             return self.card.stem
         # With norms first, the encoder's own norm runs behind the last block.
         return tuple(path for path in self.card.stem if not path.endswith("encoder.layer_norm"))
+
+
+def _has_scores(backbone: Any) -> bool:
+    """Whether it brings scores of a vocabulary."""
+    return hasattr(backbone, "lm_head")
 
 
 def _reductions(config: Any) -> list[int]:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from polyadapt.errors import UserError
 from polyadapt.families.base import Family
-from polyadapt.families.shared import convolved_lengths, enliven, library, mean_over_frames, normal, waveform_signature
+from polyadapt.families.shared import convolved_lengths, enliven, frames_spec, library, mean_over_frames, normal, waveform_signature
 from polyadapt.signature import Signature, Task
 
 if TYPE_CHECKING:
@@ -58,20 +57,19 @@ class Wav2Vec2TorchaudioFamily(Family):
         }
 
     def signature(self, backbone: Any, task: Task) -> Signature:
-        if task.kind != "ctc":
-            return waveform_signature(self.feature_size(backbone), None)
-        return waveform_signature(self.feature_size(backbone), _vocabulary(backbone).out_features)
+        if task.kind == "ctc" and backbone.aux is not None:
+            return waveform_signature(self.feature_size(backbone), backbone.aux.out_features)
+        plain = waveform_signature(self.feature_size(backbone), None)
+        return Signature(plain.inputs, (frames_spec(self.feature_size(backbone)),)) if task.kind == "ctc" else plain
 
     def forward(self, backbone: Any, task: Task, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """`inputs` may hold `audio_lengths` [batch], the samples of each row that are not padding.
-
-        Raises:
-            UserError: `ctc` was asked of a backbone without a vocabulary.
-        """
+        """`inputs` may hold `audio_lengths` [batch], the samples of each row that are not padding."""
         hidden, lengths = backbone.feature_extractor(inputs["audio"], inputs.get("audio_lengths"))  # (batch, frames, channels), (batch,)
         hidden = backbone.encoder(hidden, lengths)  # (batch, frames, width)
+        if task.kind == "ctc" and backbone.aux is not None:
+            return {"logits": backbone.aux(hidden)}  # (batch, frames, vocabulary)
         if task.kind == "ctc":
-            return {"logits": _vocabulary(backbone)(hidden)}  # (batch, frames, vocabulary)
+            return {"features": hidden}  # (batch, frames, width)
         return {"features": mean_over_frames(hidden, lengths)}  # (batch, width)
 
     def feature_size(self, backbone: Any) -> int:
@@ -102,9 +100,3 @@ def _geometry(backbone: Any) -> list[tuple[int, int]]:
 
 def _has_group_norm(backbone: Any) -> bool:
     return isinstance(backbone.feature_extractor.conv_layers[0].layer_norm, torch.nn.GroupNorm)
-
-
-def _vocabulary(backbone: Any) -> Any:
-    if backbone.aux is None:
-        raise UserError("task 'ctc' needs scores of a vocabulary, found a wav2vec2 backbone without `aux`; load a fine-tuned one, or use the task 'features'")
-    return backbone.aux

@@ -6,7 +6,7 @@ from polyadapt.families.card import Attention, ExportRecipe, FamilyCard, Op, Spa
 
 _ENCODER = ("model.encoder.", "encoder.", "")
 _DECODER = ("model.decoder.", "decoder.")
-_POOLED = ExportRecipe(trace={"batch": 2, "frames": 64}, check=({"batch": 1, "frames": 49}, {"batch": 3, "frames": 90}))
+_ENCODED = ExportRecipe(trace={"batch": 2, "frames": 64}, check=({"batch": 1, "frames": 49}, {"batch": 3, "frames": 90}))
 _TRANSCRIPTION = ExportRecipe(
     trace={"batch": 2, "frames": 64, "tokens": 4, "past": 5},
     check=({"batch": 1, "frames": 49, "tokens": 3, "past": 0}, {"batch": 3, "frames": 90, "tokens": 1, "past": 7}),
@@ -34,7 +34,7 @@ CARD = FamilyCard(
     architecture="encoder-decoder",
     libraries={"transformers": ">=5.0,<6"},
     classes=("transformers.WhisperForConditionalGeneration", "transformers.WhisperModel", "transformers.WhisperEncoder"),
-    tasks=("transcription", "classification", "features"),
+    tasks=("transcription", "ctc", "classification", "features"),
     implementation="polyadapt.families.whisper.model:WhisperFamily",
     sites={
         "encoder.stage.0.block.0.conv.0": _encoder("conv1"),
@@ -81,8 +81,8 @@ CARD = FamilyCard(
         "*.attn.k:shift": "softmax is invariant to a shift of all scores of a query",
         "*.cross.k:shift": "softmax is invariant to a shift of all scores of a query",
     },
-    unreached={"classification": ("decoder.*", "head"), "features": ("decoder.*", "head")},
-    export={"transcription": _TRANSCRIPTION, "classification": _POOLED, "features": _POOLED},
+    unreached=dict.fromkeys(("ctc", "classification", "features"), ("decoder.*", "head")),
+    export={"transcription": _TRANSCRIPTION, "ctc": _ENCODED, "classification": _ENCODED, "features": _ENCODED},
     extra="transformers",
     notes="Clips shorter than 30 s need no padding: positions are counted from the start and cut at the clip's length. Layer drop and SpecAugment are left to the caller.",
 )

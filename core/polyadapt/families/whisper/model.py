@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from polyadapt.errors import UserError
 from polyadapt.families import crossing
 from polyadapt.families.base import TARGET, Family
-from polyadapt.families.shared import enliven, features_spec, integers, library, normal, spectrogram_spec
+from polyadapt.families.shared import enliven, features_spec, frames_spec, integers, library, normal, spectrogram_spec
 from polyadapt.signature import Signature, Task, TensorSpec
 
 if TYPE_CHECKING:
@@ -64,18 +64,20 @@ class WhisperFamily(Family):
     def signature(self, backbone: Any, task: Task) -> Signature:
         mel = spectrogram_spec("mel", ("batch", backbone.config.num_mel_bins, "frames"))
         if task.kind != "transcription":
-            return Signature((mel,), (features_spec(backbone.config.d_model),))
+            return Signature((mel,), ((frames_spec if task.kind == "ctc" else features_spec)(backbone.config.d_model),))
         tokens = TensorSpec("decoder_input_ids", ("batch", "tokens"), "int64", "what was said so far, beginning with the start token", "token ids")
         logits = TensorSpec("logits", ("batch", "tokens", backbone.config.vocab_size), "float32", "scores of the next token at each position, before softmax")
         return Signature((mel, tokens), (logits,))
 
     def forward(self, backbone: Any, task: Task, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Encode `mel`, then pool the frames or decode `decoder_input_ids` against them.
+        """Encode `mel`, then hand out the frames (for `ctc`), pool them, or decode `decoder_input_ids` against them.
 
         Raises:
             UserError: the clip is longer than the positions, or there is no decoder with scores to transcribe with.
         """
         hidden = encode(_encoder(backbone), inputs["mel"])  # (batch, frames / 2, width)
+        if task.kind == "ctc":
+            return {"features": hidden}  # (batch, frames / 2, width)
         if task.kind != "transcription":
             return {"features": hidden.mean(dim=1)}  # (batch, width)
         if not hasattr(backbone, "proj_out"):

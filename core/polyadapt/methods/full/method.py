@@ -30,19 +30,19 @@ class FullForm(Form):
         self._moved: dict[int, torch.Tensor] = {}
 
     def base_values(self) -> int:
-        return sum(parameter.numel() for parameter in self._own())
+        return sum(parameter.numel() for parameter in self.parameters_of_base())
 
     def edits(self) -> list[Edit]:
         return []
 
     def switch_on(self, base: BaseParameters) -> None:
-        for parameter in self._own():
+        for parameter in self.parameters_of_base():
             parameter.requires_grad_(True)
             if id(parameter) in self._moved:
                 parameter.data.copy_(self._moved[id(parameter)])
 
     def switch_off(self, base: BaseParameters) -> None:
-        for parameter in self._own():
+        for parameter in self.parameters_of_base():
             self._moved[id(parameter)] = parameter.detach().clone()
             parameter.requires_grad_(False)
             parameter.grad = None
@@ -57,16 +57,17 @@ class FullForm(Form):
         return [Edit(site, "patch", tensors) for site, tensors in edits.items()]
 
     def trained(self) -> dict[str, torch.Tensor]:
-        return {f"{index}": parameter.detach() for index, parameter in enumerate(self._own())}
+        return {f"{index}": parameter.detach() for index, parameter in enumerate(self.parameters_of_base())}
 
     def load_trained(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        for index, parameter in enumerate(self._own()):
+        for index, parameter in enumerate(self.parameters_of_base()):
             parameter.data.copy_(tensors[f"{index}"])
 
     def _now(self, parameter: torch.nn.Parameter) -> torch.Tensor:
         return parameter.detach() if parameter.requires_grad else self._moved.get(id(parameter), self._original[id(parameter)])
 
-    def _own(self) -> list[torch.nn.Parameter]:
+    def parameters_of_base(self) -> list[torch.nn.Parameter]:
+        """Parameters of the base that train, each once."""
         return list({id(part.parameter): part.parameter for part in self._slices}.values())
 
 

@@ -1,0 +1,1 @@
+"""Master-ASR: one recogniser for many languages from shared specialists."""

@@ -1,0 +1,146 @@
+"""Master-ASR: languages as choices among shared specialists (arXiv 2306.15686), in two stages.
+
+First stage (data with a column `language`): weights W, specialists M_k, a row T_l a language and site, and a head a language
+learn together, with the paper's three stabilisers. What comes out is the shared artifact of `shared.py`.
+Second stage (`shared`): one more language learns a row a site and a head; everything else stays as it is.
+With neither, one language learns specialists and a row on frozen weights, which is tuning of masks.
+
+Ours: equation 3 of the paper was not seen, so masks lie on weights and not on biases; a row never chooses nothing, and equal
+scores go by the size of the weight; the optimiser is AdamW without decay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from polyadapt.artifact import Artifact
+from polyadapt.edits import Form
+from polyadapt.edits.patches import parameter_slices
+from polyadapt.errors import UserError
+from polyadapt.methods.base import Method, select_ops
+from polyadapt.methods.full.method import FullForm
+from polyadapt.methods.head import HeadForm
+from polyadapt.model import Model
+from polyadapt.sites import OpPort
+from polyadapt.training.batches import HasParts
+from polyadapt.training.fitting import labelled, make_artifact
+from polyadapt.training.form import TrainPlan, TrainResult, refuse_attached, train_form
+from polyadapt.training.processes import find_processes, moved
+from polyadapt.training.provenance import described
+from polyadapt.training.run import Run
+from polyadapt_speech.master_asr.card import USUAL_SITES, MasterAsrOptions
+from polyadapt_speech.master_asr.forms import RowsForm, SharedForm
+from polyadapt_speech.master_asr.languages import COLUMN, LanguageFeed, alphabets_of, languages_of, single_language_batches
+from polyadapt_speech.master_asr.shared import MERGED, languages_of_shared, merged_base_id, options_of, own_tensors, rows_form
+from polyadapt_speech.master_asr.specialists import make_specialists
+
+
+class MasterAsr(Method):
+    """The method `master-asr`."""
+
+    def form(self, model: Model, options: MasterAsrOptions, generator: torch.Generator) -> Form:
+        """Rows of one language: over the specialists of a first stage, else over fresh ones that train as well.
+
+        Raises:
+            UserError: no site, or a base on which the first stage's specialists do not stand.
+        """
+        if options.shared:
+            shared = Artifact.load(options.shared)
+            languages_of_shared(shared)
+            return rows_form(shared, model, options_of(shared).model_copy(update={"row_rate": options.row_rate, "straight_through": options.straight_through}), 1, generator)
+        ports = adapted_ports(model, options)
+        return RowsForm(ports, make_specialists(ports, options, generator), 1, options, generator)
+
+    def fit(self, model: Model, options: MasterAsrOptions, data: HasParts, run: Run) -> Artifact:
+        """The first stage where the data name several languages and no specialists are given, else one language.
+
+        Raises:
+            UserError: data, options and model do not fit.
+            TrainingError: training cannot go on.
+        """
+        refuse_attached(model)
+        languages = languages_of(data.train)
+        if options.shared and len(languages) > 1:
+            raise UserError(f"a second stage learns one language, and the data hold {', '.join(languages)}; leave one, or leave out `shared` for a first stage")
+        if options.shared and languages and languages[0] in (known := languages_of_shared(Artifact.load(options.shared))):
+            raise UserError(f"language {languages[0]!r} is in this model already; its languages: {', '.join(known)}")
+        return self._first_stage(model, options, data, run) if len(languages) > 1 else self._one_language(model, options, data, run, languages[0] if languages else "new")
+
+    def _first_stage(self, model: Model, options: MasterAsrOptions, data: HasParts, run: Run) -> Artifact:
+        if model.task.kind != "ctc" or model.ports.head is None:
+            raise UserError(f"master-asr's first stage gives every language a head over frames, and {model.reference} has none to replace; load an encoder with task = 'ctc'")
+        alphabets = alphabets_of(data.train, data.validation, options.alphabets)
+        chosen = options.model_copy(update={"alphabets": alphabets})
+        union = tuple(dict.fromkeys(symbol for alphabet in alphabets.values() for symbol in alphabet))
+        model = model.with_labels(union)
+        spoken = [str(example.extra[COLUMN]) for example in data.train]
+        form = self._shared_form(model, chosen, run)
+
+        def feed(inner: Any) -> LanguageFeed:
+            return LanguageFeed(inner, form, union, alphabets)
+
+        plan = self._plan(model, chosen, data, batches=single_language_batches(spoken, run.settings.batch_size), feed=feed, resting=form.resting)
+        result = self._train(model, form, data, run, plan)
+        made = make_artifact(model.with_labels(()), self, chosen, run, result, plan.decides["data"] if plan.decides else {})
+        merged = merged_base_id(model, result.edits)
+        return _with(made, own_tensors(form), {MERGED: merged})
+
+    def _one_language(self, model: Model, options: MasterAsrOptions, data: HasParts, run: Run, language: str) -> Artifact:
+        model = labelled(model, data)
+        form = self.build(model, options, torch.Generator().manual_seed(run.seed))
+        chosen = options.model_copy(update={"alphabets": {language: model.task.labels}, "shared": ""})
+        plan = self._plan(model, options, data)
+        result = self._train(model, form, data, run, plan)
+        made = make_artifact(model, self, chosen, run, result, plan.decides["data"] if plan.decides else {})
+        rows = next(part for part in form.modules() if isinstance(part, RowsForm))
+        return _with(made, {f"row/{site}": rows.row(site).detach()[None] for site in rows.sites}, {})
+
+    def _shared_form(self, model: Model, options: MasterAsrOptions, run: Run) -> SharedForm:
+        generator = torch.Generator().manual_seed(run.seed)
+        ports = adapted_ports(model, options)
+        assert model.ports.head is not None
+        rows = RowsForm(ports, make_specialists(ports, options, generator), len(options.alphabets), options, generator)
+        heads = {language: HeadForm(model.ports.head.in_features, len(alphabet), options.head, generator) for language, alphabet in options.alphabets.items()}
+        return SharedForm(rows, heads, _weights(model, ports) if options.weights else None, options)
+
+    def _plan(self, model: Model, options: MasterAsrOptions, data: HasParts, **more: Any) -> TrainPlan:
+        parts = described((("train", data.train), ("validation", data.validation)))
+        decides = {"method": self.card.id, "options": options.model_dump(mode="json"), "base_id": model.base_id, "labels": list(model.task.labels), "data": parts}
+        return TrainPlan(self.card.learning_rate, self.card.weight_decay, decides=decides, method=self.card.id, **more)
+
+    def _train(self, model: Model, form: Form, data: HasParts, run: Run, plan: TrainPlan) -> TrainResult:
+        with moved(model.module, find_processes(run.settings.device, run.settings.precision).device):
+            return train_form(model, form, data, run, plan)
+
+
+def adapted_ports(model: Model, options: MasterAsrOptions) -> list[OpPort]:
+    """The projections that specialists lie on: of self-attention in encoders, in the highest layers where so many are asked for.
+
+    Raises:
+        UserError: no site matches, or the layers are more than there are.
+    """
+    ports: list[OpPort] = [port for port in select_ops(model, options.sites or USUAL_SITES, ("linear",)) if options.sites or not port.site.startswith("decoder.")]
+    blocks = list(dict.fromkeys(block_of(port.site) for port in ports))
+    if options.adapt_layers > len(blocks):
+        raise UserError(f"adapt_layers is {options.adapt_layers}, and {model.reference} has {len(blocks)} layers; lower it, or set it to 0 for all")
+    highest = set(blocks[-options.adapt_layers :])
+    return [port for port in ports if block_of(port.site) in highest]
+
+
+def block_of(site: str) -> str:
+    """`encoder.block.3` of `encoder.block.3.attn.q`; a site outside of blocks is its own."""
+    parts = site.split(".")
+    return ".".join(parts[: parts.index("block") + 2]) if "block" in parts else site
+
+
+def _weights(model: Model, ports: list[OpPort]) -> FullForm:
+    """The weights of the adapted layers, norms and feed-forward parts included."""
+    blocks = {block_of(port.site) for port in ports}
+    return FullForm([part for part in parameter_slices(model.backbone, model.ports) if block_of(part.site) in blocks])
+
+
+def _with(artifact: Artifact, own: dict[str, torch.Tensor], facts: dict[str, Any]) -> Artifact:
+    return replace(artifact, own=own, provenance={**artifact.provenance, **facts})

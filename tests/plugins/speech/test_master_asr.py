@@ -313,7 +313,7 @@ def manifest(folder: Path, *parts: Dataset) -> str:
             file.setnchannels(1)
             file.setsampwidth(2)
             file.setframerate(16000)
-            file.writeframes((np.asarray(example.raw) * 32767).astype("<i2").tobytes())
+            file.writeframes((example.raw[0] * 32767).astype("<i2").tobytes())
         rows.append(json.dumps({"path": f"{example.id}.wav", "text": example.text, "language": example.extra["language"]}))
     path = folder / f"{'-'.join(part.name for part in parts)}.jsonl"
     path.write_text("\n".join(rows) + "\n", encoding="utf-8")

@@ -52,9 +52,10 @@ class StreamHooks:
             if not edits:
                 return None
             hidden = args[0] if args else kwargs["hidden_states"]
+            behind, change = 0, self._prepend.insert if port.index == 0 else self._prepend.overwrite
             for edit in edits:
-                change = self._prepend.insert if port.index == 0 else self._prepend.overwrite
-                hidden = change(edit.tensors, hidden, port.offset)
+                hidden = change(edit.tensors, hidden, port.offset, behind)
+                behind += edit.tensors["tokens"].shape[0]
                 self._attachments.saw(edit)
             return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 

@@ -49,6 +49,7 @@ CARD = FamilyCard(
     },
     blocks=under(_ROOTS, "layers.{n}", "encoder.layer.{n}"),
     stem=under(_ROOTS, "embeddings"),
+    norms={"block.{n}.attn": "block.{n}.norm1", "block.{n}.ffn": "block.{n}.norm2"},
     no_effect={"*.attn.k:shift": "softmax is invariant to a shift of all scores of a query"},
     export={"classification": _RECIPE, "features": _RECIPE},
     extra="transformers",

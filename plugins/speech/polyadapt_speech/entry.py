@@ -6,7 +6,10 @@ from collections.abc import Callable
 
 from polyadapt.hookspecs import hookimpl
 from polyadapt.methods.card import MethodCard
+from polyadapt_speech.conformer.card import CARD as CONFORMER
 from polyadapt_speech.convpass.card import CARD as CONVPASS
+from polyadapt_speech.dense_moa.card import CARD as DENSE_MOA
+from polyadapt_speech.soft_moa.card import CARD as SOFT_MOA
 
 HOOK_API_RANGE = (1, 1)
 
@@ -14,4 +17,5 @@ HOOK_API_RANGE = (1, 1)
 @hookimpl
 def polyadapt_register_methods(register: Callable[[MethodCard], None]) -> None:
     """Adapters of spectrogram transformers."""
-    register(CONVPASS)
+    for card in (CONFORMER, CONVPASS, DENSE_MOA, SOFT_MOA):
+        register(card)

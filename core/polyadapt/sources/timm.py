@@ -65,6 +65,8 @@ def build_backbone(name: str, options: TimmOptions, reference: str) -> nn.Module
         raise UserError(f"timm has no model {architecture!r}{nearest(architecture, timm.list_models())}")
     if options.num_classes is not None:
         arguments["num_classes"] = options.num_classes
+    if options.pooling:
+        arguments |= {"num_classes": 0, "global_pool": "avg", "pool_include_prefix": True, "fc_norm": False}
     overlay: dict[str, Any] = {}
     if options.pretrained:
         overlay = {"file": str(_weight_file(architecture, config, directory, options, reference)), "source": "", "custom_load": False}

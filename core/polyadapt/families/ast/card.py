@@ -53,5 +53,5 @@ CARD = FamilyCard(
     no_effect={"*.attn.k:shift": "softmax is invariant to a shift of all scores of a query"},
     export={"classification": _RECIPE, "features": _RECIPE},
     extra="transformers",
-    notes="The number of frames is fixed: every patch has a learned position. Two prefix tokens, class and distillation; features are their mean, or with pooling=tokens the mean of all tokens.",
+    notes="The number of frames is fixed: every patch has a learned position. Features are the mean of two prefix tokens, class and distillation, or of all (pooling=tokens).",
 )

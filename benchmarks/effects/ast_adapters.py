@@ -40,7 +40,8 @@ from polyadapt.training import TrainingData, TrainSettings, fit
 
 BLOCKS = ("encoder.block.2", "encoder.block.3")
 SPANS = tuple(f"{block}.ffn" for block in BLOCKS)
-EPOCHS = {"first word": 10, "letters": 30, "instruments": 30}
+EPOCHS = {"first word": 12, "letters": 30, "instruments": 60}
+BATCH_SIZE = 16
 PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 DRAWS = 10_000
 PROBE = "linear probe"
@@ -52,7 +53,7 @@ class Arm:
 
     method: str
     options: Mapping[str, Any]
-    rates: tuple[float, ...] = (1e-3, 4e-3)
+    rates: tuple[float, ...] = (1e-3, 5e-3)
 
 
 ARMS: Mapping[str, Arm] = {
@@ -123,7 +124,7 @@ def train(model: Model, parts: Mapping[str, Dataset], task: str, name: str, seed
     """One training of one arm."""
     began, arm = time.monotonic(), ARMS[name]
     card = Host().registry.methods.get(arm.method).card
-    settings = TrainSettings(epochs=EPOCHS[task], batch_size=32, learning_rate=rate, seed=seed, device="cpu")
+    settings = TrainSettings(epochs=EPOCHS[task], batch_size=BATCH_SIZE, learning_rate=rate, seed=seed, device="cpu")
     artifact = fit(model, load_method(card), card.options(**arm.options), TrainingData(parts["train"]), settings)
     artifact.attach(model, "measured").eval()
     try:
@@ -196,7 +197,15 @@ def summary(task: str, seeds: int, notebook: Notebook) -> dict[str, Any]:
     pairs = [(name, PROBE) for name in ARMS] + [("conformer", other) for other in ARMS if other != "conformer"]
     compared = {f"{left} - {right}": paired(rows[left], rows[right], units) for left, right in pairs if left in rows and right in rows}
     sizes = [{name: len(part) for name, part in parts.items()} for parts, _ in splits]
-    return {"classes": len(splits[0][0]["train"].labels), "clips": sizes, "epochs": EPOCHS[task], "seconds_heard": TASKS[task].seconds, "arms": arms, "compared": compared}
+    return {
+        "classes": len(splits[0][0]["train"].labels),
+        "clips": sizes,
+        "epochs": EPOCHS[task],
+        "batch_size": BATCH_SIZE,
+        "seconds_heard": TASKS[task].seconds,
+        "arms": arms,
+        "compared": compared,
+    }
 
 
 def table(task: str, found: Mapping[str, Any]) -> str:

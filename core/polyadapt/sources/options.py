@@ -36,6 +36,7 @@ class TimmOptions(SourceOptions):
     weights: str = Field("", description="a local .safetensors file (or .pth, .bin read with weights_only=True) instead of timm's own weights")
     num_classes: int | None = Field(None, ge=0, description="size of the head; 0 takes it off. Pretrained heads keep theirs by default")
     image_size_px: int | None = Field(None, ge=1, description="height and width; the weights' own by default")
+    sound_frames: int | None = Field(None, ge=16, description="hear sounds: spectrograms of 128 bands and so many frames of 10 ms in place of pictures; the weights' own head goes")
     pooling: Literal["", "tokens"] = Field("", description="tokens takes the mean over all tokens as features of a transformer and leaves the weights' own head")
 
 

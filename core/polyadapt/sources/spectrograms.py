@@ -59,7 +59,7 @@ def fitted(table: torch.Tensor, grid: tuple[int, int], columns: int) -> torch.Te
         table [1, 2 + rows * grid columns, width] -> [1, 2 + rows * columns, width]; patches run along time first.
     """
     rows, known = grid
-    patches = table[:, PREFIX:].unflatten(1, (rows, known)).permute(0, 3, 1, 2)  # (1, width, rows, known)
+    patches = table[:, PREFIX:].reshape(1, rows, known, -1).permute(0, 3, 1, 2)  # (1, width, rows, known)
     if columns <= known:
         start = known // 2 - columns // 2
         patches = patches[..., start : start + columns]

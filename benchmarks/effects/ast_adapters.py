@@ -120,21 +120,21 @@ def probe(model: Model, parts: Mapping[str, Dataset], task: str, seed: int, note
     notebook.add(Outcome(task, PROBE, seed, best, 100 * scores[best], 100 * float(right.mean()), size, time.monotonic() - began, tuple(right.tolist())))
 
 
-def train(model: Model, parts: Mapping[str, Dataset], task: str, name: str, seed: int, rate: float, notebook: Notebook) -> Outcome:
+def train(model: Model, parts: Mapping[str, Dataset], task: str, name: str, arm: Arm, settings: TrainSettings, notebook: Notebook) -> Outcome:
     """One training of one arm."""
-    began, arm = time.monotonic(), ARMS[name]
+    began = time.monotonic()
     card = Host().registry.methods.get(arm.method).card
-    settings = TrainSettings(epochs=EPOCHS[task], batch_size=BATCH_SIZE, learning_rate=rate, seed=seed, device="cpu")
     artifact = fit(model, load_method(card), card.options(**arm.options), TrainingData(parts["train"]), settings)
     artifact.attach(model, "measured").eval()
     try:
         right = {part: answers(model, parts[part], "logits").argmax(-1) == parts[part].targets() for part in ("validation", "test")}
     finally:
         detach(model, "measured")
-    head = (384 + 1) * len(parts["train"].labels)
+    head = (model.family.feature_size(model.backbone) + 1) * len(parts["train"].labels)
     size = int(artifact.provenance["parameters"]) - head
     accuracy = {part: 100 * float(value.mean()) for part, value in right.items()}
-    outcome = Outcome(task, name, seed, rate, accuracy["validation"], accuracy["test"], size, time.monotonic() - began, tuple(right["test"].tolist()))
+    rate = settings.learning_rate or card.learning_rate
+    outcome = Outcome(task, name, settings.seed, rate, accuracy["validation"], accuracy["test"], size, time.monotonic() - began, tuple(right["test"].tolist()))
     notebook.add(outcome)
     return outcome
 
@@ -151,7 +151,8 @@ def run(task: str, seeds: int, arms: Sequence[str], notebook: Notebook) -> None:
             rates = ARMS[name].rates if seed == 0 else (chosen_rate(notebook, task, name),)
             for rate in rates:
                 if not notebook.find(task, name, seed, rate):
-                    outcome = train(model, parts, task, name, seed, rate, notebook)
+                    settings = TrainSettings(epochs=EPOCHS[task], batch_size=BATCH_SIZE, learning_rate=rate, seed=seed, device="cpu")
+                    outcome = train(model, parts, task, name, ARMS[name], settings, notebook)
                     print(f"{task}: {name} seed {seed} rate {rate:g}: {outcome.test:.1f} ({outcome.seconds:.0f} s)", flush=True)
 
 

@@ -173,6 +173,27 @@ def test_two_adapters_before_a_span_stand_in_a_row() -> None:
     assert torch.allclose(found, expected, atol=1e-4)
 
 
+def test_a_forward_that_broke_off_leaves_nothing_behind() -> None:
+    """What entered the span then is not taken for what enters it next."""
+    model = tiny_model(VIT, "features")
+    mlp: Any = model.backbone.blocks[1].mlp  # type: ignore[index,union-attr]
+    first, second = (torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(seed)) for seed in (3, 4))
+    attachments = attachments_of(model.module, model.ports, model.backbone)
+    attachments.add("test", form_of(model, insertion="sequential", position="before", sites=("block.1.ffn",)))  # type: ignore[arg-type]
+
+    def breaks(module: Any, args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with torch.no_grad():
+        expected = mlp(second)
+        handle = mlp.act.register_forward_pre_hook(breaks)
+        with pytest.raises(KeyboardInterrupt):
+            mlp(first)
+        handle.remove()
+        assert torch.equal(mlp(second), expected)
+    attachments.remove_all()
+
+
 @pytest.mark.parametrize(("insertion", "position", "residual"), list(GRID), ids=lambda value: str(value))
 def test_every_place_can_be_saved_and_loaded(insertion: str, position: str, residual: bool, tmp_path: Path) -> None:
     model = tiny_model(AST, "features")

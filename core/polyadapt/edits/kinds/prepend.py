@@ -26,10 +26,12 @@ class Prepend(Kind):
     no_rows = "rows of other lengths, the base's 0 among them, need masks and positions of their own in every block"
 
     def shapes(self, port: Any, variant: str = "") -> dict[str, tuple[int | str, ...]]:
+        self._check(port, variant)
         replaced: dict[str, tuple[int | str, ...]] = {"first": (port.width,), "keep": (1,)}
         return {"tokens": ("p", port.width), **(replaced if variant else {})}
 
     def identity(self, port: Any, variant: str = "") -> dict[str, torch.Tensor]:
+        self._check(port, variant)
         replaced = {"first": torch.zeros(port.width), "keep": torch.ones(1)}
         return {"tokens": torch.zeros(0, port.width), **(replaced if variant else {})}
 
@@ -53,6 +55,10 @@ class Prepend(Kind):
         if variant:
             raise self.no("be mixed where both replace the same token")
         return {"tokens": torch.cat([left["tokens"], right["tokens"]], dim=0)}
+
+    def _check(self, port: Any, variant: str) -> None:
+        if variant and not port.offset:
+            raise self.no(f"replace a token at {port.site}: the stream has no token of its own before its prompts")
 
     def _tokens(self, tensors: Tensors, h: torch.Tensor) -> torch.Tensor:
         return tensors["tokens"].to(h.dtype).expand(h.shape[0], -1, -1)  # (batch, P, width)

@@ -116,6 +116,17 @@ def test_only_the_adapters_own_statistics_move_in_training() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.backbone.named_buffers())
 
 
+def test_looking_whether_edits_are_reached_moves_no_statistics() -> None:
+    model = model_of("ast")
+    form = load_method(CONFORMER).build(model, CONFORMER.options(), torch.Generator().manual_seed(0))
+    attachments = attachments_of(model.module, model.ports, model.backbone)
+    attachments.add("test", form)
+    before = [value.clone() for value in form.buffers()]
+    attachments.check_seen(example_of(model))
+    assert len(before) == 2 * 3 and all(torch.equal(value, kept) for value, kept in zip(form.buffers(), before, strict=True))
+    attachments.remove_all()
+
+
 def test_an_artifact_holds_no_norm() -> None:
     model = model_of("ast")
     made = adapted_artifact(load_method(CONFORMER), model)

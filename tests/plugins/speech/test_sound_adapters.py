@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+import polyadapt as pa
 from polyadapt.artifact import Artifact
+from polyadapt.data.dataset import Dataset, Example
 from polyadapt.edits import attachments_of
 from polyadapt.errors import UserError
 from polyadapt.host import Host
@@ -19,6 +24,9 @@ from polyadapt.methods.card import MethodCard
 from polyadapt.model import Model
 from polyadapt.testing.conformance import applies, check_method, example_of, tiny_model
 from polyadapt.testing.exporting import adapted_artifact
+from polyadapt.training import TrainingData, TrainSettings, fit
+from polyadapt.training.events import Event
+from polyadapt.training.interrupt import TrainingInterrupted
 from polyadapt_onnx import export
 from polyadapt_runtime import Bundle
 from polyadapt_speech import entry
@@ -263,3 +271,23 @@ def test_merged_bakes_a_conformer_in(family: str, tmp_path: Path) -> None:
     model = model_of(family)
     export(model, {"only": adapted_artifact(load_method(CONFORMER), model)}, tmp_path / "m.bundle", "merged")
     assert Bundle(tmp_path / "m.bundle", device="cpu").selftest().ok
+
+
+def test_training_goes_on_after_ctrl_c_with_the_same_statistics(tmp_path: Path) -> None:
+    """Bit for bit, running statistics folded in: they are part of a checkpoint."""
+    model = pa.load("polyadapt:tiny-ast", task="classification")
+    generator = np.random.default_rng(0)
+    rows = [Example(f"{index}", (0.1 * generator.standard_normal(8000)).astype(np.float32), "ab"[index % 2]) for index in range(12)]
+    data = TrainingData(Dataset("noise", rows, "audio", ("a", "b")))
+    settings = TrainSettings(epochs=4, batch_size=4, device="cpu", log_every_steps=1)
+
+    def press(event: Event) -> None:
+        if (event.kind, event.get("step")) == ("step", 7):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    method, options = load_method(CONFORMER), CONFORMER.options(rank=4)
+    unbroken = fit(model, method, options, data, settings).slots
+    with pytest.raises(TrainingInterrupted):
+        fit(model, method, options, data, settings, press, tmp_path)
+    resumed = fit(model, method, options, data, settings, directory=tmp_path, resume=True).slots
+    assert set(resumed) == set(unbroken) and all(torch.equal(value, unbroken[name]) for name, value in resumed.items())

@@ -40,7 +40,7 @@ from polyadapt.training import TrainingData, TrainSettings, fit
 
 BLOCKS = ("encoder.block.2", "encoder.block.3")
 SPANS = tuple(f"{block}.ffn" for block in BLOCKS)
-EPOCHS = {"first word": 12, "letters": 30, "instruments": 60}
+EPOCHS = {"first word": 8, "letters": 20, "instruments": 40}
 BATCH_SIZE = 16
 PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 DRAWS = 10_000

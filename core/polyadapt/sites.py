@@ -70,11 +70,17 @@ class OpPort:
 
 @dataclass(frozen=True)
 class SpanPort:
-    """From the input x of `start` to the output h of `end`."""
+    """From the input x of `start` to the output h of `end`. `others` are further modules that x goes into."""
 
     site: str
     start: OpPort
     end: OpPort
+    others: tuple[nn.Module, ...] = ()
+
+    @property
+    def readers(self) -> tuple[nn.Module, ...]:
+        """The modules that x goes into, each once."""
+        return (self.start.module, *self.others)
 
     @property
     def in_features(self) -> int:
@@ -321,8 +327,15 @@ def _spans(template: str, span: Span, ops: Mapping[str, OpPort]) -> dict[str, Sp
             indices = hit.groupdict()
             end = ops.get(span.end.format(**indices))
             if end is not None:
-                found[template.format(**indices)] = SpanPort(template.format(**indices), start, end)
+                found[template.format(**indices)] = SpanPort(template.format(**indices), start, end, _others(start, ops))
     return found
+
+
+def _others(start: OpPort, ops: Mapping[str, OpPort]) -> tuple[nn.Module, ...]:
+    """The modules beside `start` that a span's input goes into: k and v read what q of self-attention reads, a gate what `up` reads."""
+    beside = {"attn.q": ("attn.k", "attn.v"), "ffn.up": ("ffn.gate",)}
+    sites = [f"{start.site.removesuffix(first)}{other}" for first, others in beside.items() if start.site.endswith(first) for other in others]
+    return tuple({id(ops[site].module): ops[site].module for site in sites if site in ops and ops[site].module is not start.module}.values())
 
 
 def _attentions(template: str, attention: Attention, modules: Mapping[str, nn.Module], backbone: nn.Module) -> dict[str, AttentionPort]:

@@ -141,6 +141,16 @@ class Attachments(nn.Module):
         finally:
             self._seen = None
 
+    @contextlib.contextmanager
+    def keeping_statistics(self) -> Iterator[None]:
+        """Put running statistics of the forms back behind the block: forward passes that only look move them in training mode."""
+        kept = [(value, value.clone()) for value in self.buffers()]
+        try:
+            yield
+        finally:
+            for value, before in kept:
+                value.copy_(before)
+
     def check_seen(self, inputs: Any) -> None:
         """Dry forwards in training and evaluation mode; every active edit must be applied in both.
 
@@ -154,7 +164,7 @@ class Attachments(nn.Module):
         try:
             for mode in (True, False):
                 self.train(mode)
-                with torch.no_grad(), self.counting() as seen:
+                with torch.no_grad(), self.keeping_statistics(), self.counting() as seen:
                     call(self.root, inputs)
                 missing = sorted(key for _, key in wanted - seen)
                 if missing:

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 class Form(nn.Module):
     """Base of training forms. Subclasses hold parameters and implement `edits`.
 
-    `trains_base` is True for forms that move the base's own weights (full fine-tuning).
+    `trains_base` is True for forms that move the base's own weights (full fine-tuning). `moves_at_start` says why a fresh form changes
+    what the base answers where options make it so; it is empty where the card's word holds.
     """
 
     trains_base = False
+    moves_at_start = ""
 
     def edits(self) -> list[Edit]:
         """The edits of the present parameters, differentiable with respect to them.
@@ -106,6 +108,7 @@ class Composite(Form):
         super().__init__()
         self.parts = nn.ModuleList(parts)
         self.trains_base = any(part.trains_base for part in self._forms())
+        self.moves_at_start = next((part.moves_at_start for part in self._forms() if part.moves_at_start), "")
 
     def _forms(self) -> list[Form]:
         return [part for part in self.parts if isinstance(part, Form)]

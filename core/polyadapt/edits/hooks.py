@@ -1,12 +1,13 @@
 """The hooks that stand at ports: ops, spans, the head, attention calls and token streams.
 
-Order at one module: input scales, the op itself, edits of its sites, then edits of the span that ends there.
+Order at one module: edits before the span that begins there, input scales, the op itself, edits of its sites, then edits
+of the span that ends there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,9 +17,25 @@ from torch.nn import functional as F
 from polyadapt.edits.attention import AttentionInterception
 from polyadapt.edits.edit import Edit
 from polyadapt.edits.kinds import kind_of
+from polyadapt.edits.kinds.place import SKIP, entered, is_before, placed
 from polyadapt.edits.source import EditSource
 from polyadapt.edits.streams import StreamHooks
 from polyadapt.sites import AttentionPort, HeadPort, OpPort, SpanPort
+
+
+@dataclass
+class Entry:
+    """What came into a span.
+
+    Attributes:
+        x: its input as the base computed it.
+        changed: the input that the span runs on.
+        made: what each edit before the span made, by its place in the row of edits.
+    """
+
+    x: torch.Tensor
+    changed: torch.Tensor
+    made: dict[int, torch.Tensor] = field(default_factory=dict)
 
 
 class Hooks:
@@ -26,7 +43,7 @@ class Hooks:
 
     def __init__(self, attachments: EditSource) -> None:
         self._attachments = attachments
-        self._inputs: dict[str, torch.Tensor] = {}
+        self._entries: dict[str, Entry] = {}
         self._entered: dict[int, list[AttentionInterception | None]] = {}
         self._streams = StreamHooks(attachments)
 
@@ -38,7 +55,8 @@ class Hooks:
         starts: dict[int, list[SpanPort]] = {}
         ends: dict[int, list[SpanPort]] = {}
         for span in ports.spans.values():
-            starts.setdefault(id(span.start.module), []).append(span)
+            for reader in span.readers:
+                starts.setdefault(id(reader), []).append(span)
             ends.setdefault(id(span.end.module), []).append(span)
         handles = []
         for key, (module, sites) in ops.items():
@@ -57,10 +75,9 @@ class Hooks:
 
         def hook(module: nn.Module, args: tuple[Any, ...]) -> Any:
             x = args[0]
-            for span in starts:
-                if attachments.edits_at("span", span.site):
-                    self._inputs[span.site] = x
             changed = x
+            for span in starts:
+                changed = self._enter(span, x, changed)
             for port in sites:
                 for edit in attachments.edits_at("op", port.site):
                     if edit.variant == "input":
@@ -78,20 +95,42 @@ class Hooks:
             for span in ends:
                 edits = attachments.edits_at("span", span.site)
                 if edits:
-                    h = self._apply(edits, self._inputs.pop(span.site), h, span)
+                    h = self._leave(edits, self._entries.pop(span.site), h, span)
             return None if h is output else h
 
         return hook
 
+    def _enter(self, span: SpanPort, x: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        """What a module that reads a span's input gets in place of `present`. Several modules may read the same input."""
+        edits = self._attachments.edits_at("span", span.site)
+        if not edits:
+            return present
+        entry = self._entries.get(span.site)
+        if entry is None or entry.x is not x:
+            entry = self._entries[span.site] = Entry(x, x)
+            for index, edit in enumerate(edits):
+                kind = kind_of(edit.kind)
+                if is_before(kind.place(edit.variant)):
+                    entry.made[index] = kind.made(edit, dropped(self._attachments, edit, entry.changed))
+                    entry.changed = entered(entry.changed, entry.made[index], edit.tensors[SKIP])
+        return entry.changed if entry.made else present
+
+    def _leave(self, edits: list[Edit], entry: Entry, h: torch.Tensor, span: SpanPort) -> torch.Tensor:
+        """A span's output with the edits before, beside and behind it."""
+        for index, edit in enumerate(edits):
+            if index in entry.made:
+                h = placed(kind_of(edit.kind).place(edit.variant), entry.x, entry.made[index], h, None)
+                self._attachments.saw(edit)
+            else:
+                h = apply_edits(self._attachments, [edit], entry.x, h, span)
+        return h
+
     def _after_head(self, port: HeadPort) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
             edits = self._attachments.edits_at("head", port.site)
-            return self._apply(edits, args[0], output, port) if edits else None
+            return apply_edits(self._attachments, edits, args[0], output, port) if edits else None
 
         return hook
-
-    def _apply(self, edits: list[Edit], x: torch.Tensor, h: torch.Tensor, port: SpanPort | HeadPort) -> torch.Tensor:
-        return apply_edits(self._attachments, edits, x, h, port)
 
     def _before_attention(self, port: AttentionPort) -> Callable[..., Any]:
         stream = self._streams.around(port.module)
@@ -157,7 +196,11 @@ def _apply_to_rows(attachments: EditSource, parts: dict[Any, tuple[OpPort, list[
 def apply_edits(attachments: EditSource, edits: list[Edit], x: torch.Tensor, h: torch.Tensor, port: Any) -> torch.Tensor:
     """Apply edits of one port in order; x is dropped out for edits that ask for it while training."""
     for edit in edits:
-        source = F.dropout(x, edit.dropout) if edit.dropout and attachments.training else x
-        h = kind_of(edit.kind).apply(edit, source, h, port)  # type: ignore[attr-defined]
+        h = kind_of(edit.kind).apply(edit, dropped(attachments, edit, x), h, port)  # type: ignore[attr-defined]
         attachments.saw(edit)
     return h
+
+
+def dropped(attachments: EditSource, edit: Edit, x: torch.Tensor) -> torch.Tensor:
+    """What an edit reads: x, with dropout while training where the edit asks for it."""
+    return F.dropout(x, edit.dropout) if edit.dropout and attachments.training else x

@@ -63,7 +63,7 @@ class StreamHooks:
         edits = self._attachments.edits_at("stream", port.site)
         if not any("length" in edit.tensors for edit in edits):
             return None
-        prompt = torch.cat([real(edit.tensors) for edit in reversed(edits)], dim=1)  # (batch, P): a later prompt stands before an earlier one
+        prompt = torch.cat([real(edit.tensors) for edit in edits], dim=1)  # (batch, P)
 
         def places(count: int) -> torch.Tensor:
             return F.pad(prompt, (port.offset, count - port.offset - prompt.shape[1]), value=True)  # (batch, count)
@@ -76,9 +76,10 @@ class StreamHooks:
             if not edits:
                 return None
             hidden = args[0] if args else kwargs["hidden_states"]
+            behind, change = 0, self._prepend.insert if port.index == 0 else self._prepend.overwrite
             for edit in edits:
-                change = self._prepend.insert if port.index == 0 else self._prepend.overwrite
-                hidden = change(edit.tensors, hidden, port.offset)
+                hidden = change(edit.tensors, hidden, port.offset, behind)
+                behind += edit.tensors["tokens"].shape[-2]
                 self._attachments.saw(edit)
             return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 

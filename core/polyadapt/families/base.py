@@ -70,6 +70,11 @@ class Family:
         """The card's `no_effect`, without what does not hold for this backbone."""
         return self.card.no_effect
 
+    def feeding_norm(self, backbone: nn.Module, span: str) -> str:
+        """Site of the norm whose output a span reads; empty where the card names none."""
+        hit = re.fullmatch(r"(?P<tower>.*?)block\.(?P<n>\d+)\.(?P<rest>.+)", span)
+        return self.card.norms.get("{tower}block.{{n}}.{rest}".format(**hit.groupdict()), "").format(n=hit["n"]) if hit else ""
+
     def blocks(self, backbone: nn.Module) -> tuple[str, ...]:
         """The card's `blocks`, for this backbone."""
         return self.card.blocks

@@ -116,6 +116,7 @@ class FamilyCard:
     blocks: templates of the modules that can be bypassed while frozen, in order of execution: the output of one
         (or the first item of it) is the first input of the next. Templates that match nothing are passed over.
     stem: modules that run before the blocks.
+    norms: span -> the norm whose output it reads, in families whose blocks begin with a norm.
     no_effect: glob of `site:kind` -> the mathematical reason why an edit there changes nothing.
     unreached: task -> globs of sites that this task never runs.
     """
@@ -136,6 +137,7 @@ class FamilyCard:
     default_sites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     blocks: tuple[str, ...] = ()
     stem: tuple[str, ...] = ()
+    norms: Mapping[str, str] = field(default_factory=dict)
     no_effect: Mapping[str, str] = field(default_factory=dict)
     unreached: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     extra: str = ""

@@ -71,6 +71,14 @@ def convolved_lengths(lengths: torch.Tensor, geometry: Iterable[tuple[int, int]]
     return lengths.clamp_min(0)
 
 
+def norm_behind(span: str) -> str:
+    """Site of the norm whose output a span reads where norms stand behind the parts of a block: the stack's own before the first."""
+    _, number, part = span.split(".")
+    if part == "ffn":
+        return f"block.{number}.norm1"
+    return f"block.{int(number) - 1}.norm2" if int(number) else "norm"
+
+
 def mean_over_frames(hidden: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
     """Mean of the frames that count.
 

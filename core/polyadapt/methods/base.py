@@ -128,7 +128,7 @@ class Plan:
         rows = tuple(_row(edit) for edit in form.edits())
         base = sum(parameter.numel() for parameter in model.backbone.parameters())
         own = sum(parameter.numel() for parameter in form.parameters() if parameter.requires_grad)
-        return cls(card.id, rows, own + form.base_values(), base, 4 * sum(row.values for row in rows), card.identity_at_start, form.trains_base)
+        return cls(card.id, rows, own + form.base_values(), base, 4 * sum(row.values for row in rows), card.identity_at_start or form.moves_at_start, form.trains_base)
 
     @property
     def share(self) -> float:

@@ -178,7 +178,7 @@ def _inferred_task(config: Any, family: Family) -> str:
 def _pick_class(candidates: tuple[str, ...], kind: str, config: Any, options: HfOptions, reference: str) -> str:
     """The class that does a task: one with its own class head only where the weights, or the user, have classes."""
     saved = (getattr(config, "architectures", None) or [""])[0]
-    if kind == "classification":
+    if kind == "classification" and not options.pooling:
         with_head = [name for name in candidates if name.endswith("Classification") and (name == saved or (not options.pretrained and options.num_classes is not None))]
         if with_head:
             return with_head[0]
@@ -197,6 +197,8 @@ def _build(class_name: str, config: Any, directory: Path, options: HfOptions, re
     import torch
     import transformers
 
+    from polyadapt.sources.spectrograms import adjusted
+
     whole = class_name if hasattr(transformers, class_name) else f"{class_name.removesuffix('Encoder')}Model"
     cls = getattr(transformers, whole)
     arguments: dict[str, Any] = {} if not getattr(cls, "_supports_sdpa", True) else {"attn_implementation": "sdpa"}
@@ -206,8 +208,7 @@ def _build(class_name: str, config: Any, directory: Path, options: HfOptions, re
         else:
             model = _from_pretrained(cls, config, directory, options, reference, arguments)
     model = model.to(torch.float32).eval()
-    made: nn.Module = model if whole == class_name else model.get_encoder()
-    return made
+    return adjusted(model if whole == class_name else model.get_encoder(), options, reference)
 
 
 def _from_pretrained(cls: Any, config: Any, directory: Path, options: HfOptions, reference: str, arguments: dict[str, Any]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -43,6 +43,8 @@ class TimmOptions(SourceOptions):
     weights: str = Field("", description="a local .safetensors file (or .pth, .bin read with weights_only=True) instead of timm's own weights")
     num_classes: int | None = Field(None, ge=0, description="size of the head; 0 takes it off. Pretrained heads keep theirs by default")
     image_size_px: int | None = Field(None, ge=1, description="height and width; the weights' own by default")
+    sound_frames: int | None = Field(None, ge=16, description="hear sounds: spectrograms of 128 bands and so many frames of 10 ms in place of pictures; the weights' own head goes")
+    pooling: Literal["", "tokens"] = Field("", description="tokens takes the mean over all tokens as features of a transformer and leaves the weights' own head")
 
 
 class HfOptions(SourceOptions):
@@ -54,6 +56,8 @@ class HfOptions(SourceOptions):
     maximum_tokens: int = Field(128, ge=1, description="longer texts are cut")
     maximum_seconds: float = Field(30.0, gt=0, description="longer recordings are cut")
     language: str = Field("", description="Whisper: language of the recordings, such as fr; English by default")
+    frames: int | None = Field(None, ge=1, description="AST: spectrogram frames of 10 ms; learned positions are cropped or interpolated, the checkpoint's own number by default")
+    pooling: Literal["", "tokens"] = Field("", description="AST: tokens takes the mean over all tokens as features and leaves the checkpoint's own head; by default two tokens")
 
 
 class TorchaudioOptions(SourceOptions):

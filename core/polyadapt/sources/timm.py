@@ -18,7 +18,7 @@ from polyadapt.sources.common import check_labels, find_weights, local_directory
 from polyadapt.sources.compat import import_timm
 from polyadapt.sources.families import family_of
 from polyadapt.sources.options import TimmOptions
-from polyadapt.sources.processors import image_spec, make_processor
+from polyadapt.sources.processors import audio_spec, image_spec, make_processor
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,9 +48,13 @@ def load(card: ModelCard, name: str, options: TimmOptions, families: Iterable[Fa
     family = family_of(backbone, "timm", families)
     labels = check_labels(options.labels, int(getattr(backbone, "num_classes", 0)), reference)
     task = make_task(family, options.task, labels=labels or (_own_labels(backbone) if options.pretrained else ()))
-    spec, front = preprocessing(backbone, options.image_size_px)
     # Families read the picture's size from here, so that the exported graph takes the pictures that the processor makes.
-    backbone.pretrained_cfg = {**dict(backbone.pretrained_cfg), "input_size": (spec["channels"], *spec["size_px"])}
+    if options.sound_frames is not None:
+        spec, front, size = sound_preprocessing(backbone, options.sound_frames)
+    else:
+        spec, front = preprocessing(backbone, options.image_size_px)
+        size = (spec["channels"], *spec["size_px"])
+    backbone.pretrained_cfg = {**dict(backbone.pretrained_cfg), "input_size": size}
     return build_model(family, backbone, task, make_processor(spec), reference=reference, front=front, licences=_licences(backbone, name, options.pretrained))
 
 
@@ -65,10 +69,16 @@ def build_backbone(name: str, options: TimmOptions, reference: str) -> nn.Module
         raise UserError(f"timm has no model {architecture!r}{nearest(architecture, timm.list_models())}")
     if options.num_classes is not None:
         arguments["num_classes"] = options.num_classes
+    if options.sound_frames is not None:
+        if options.image_size_px is not None:
+            raise UserError(f"{reference}: sound_frames makes pictures of its own size; leave image_size_px out")
+        arguments["num_classes"] = 0
+    if options.pooling:
+        arguments |= {"num_classes": 0, "global_pool": "avg", "pool_include_prefix": True, "fc_norm": False}
     overlay: dict[str, Any] = {}
     if options.pretrained:
         overlay = {"file": str(_weight_file(architecture, config, directory, options, reference)), "source": "", "custom_load": False}
-    for size in _size_arguments(options.image_size_px):
+    for size in _size_arguments(options):
         try:
             with seeded(options.seed):
                 backbone: nn.Module = timm.create_model(architecture, pretrained=options.pretrained, pretrained_cfg=config, pretrained_cfg_overlay=overlay, **arguments, **size)
@@ -96,6 +106,16 @@ def preprocessing(backbone: nn.Module, size_px: int | None) -> tuple[dict[str, A
     return spec, ImageNormalize(mean[:channels], deviation[:channels])
 
 
+def sound_preprocessing(backbone: Any, frames: int) -> tuple[dict[str, Any], nn.Module, tuple[int, int, int]]:
+    """The spec of the processor, the spectrogram that becomes part of the graph, and the picture's (channels, height, width)."""
+    from timm.data import resolve_model_data_config
+
+    from polyadapt.sources.fbank_picture import BANDS, FbankPicture
+
+    channels = int(resolve_model_data_config(backbone)["input_size"][0])
+    return audio_spec(), FbankPicture(frames, channels), (channels, BANDS, frames)
+
+
 def imagenet_labels() -> tuple[str, ...]:
     """Names of ImageNet's 1000 classes in order; the two that share a name carry their synset."""
     from timm.data import ImageNetInfo
@@ -116,9 +136,12 @@ def _own_labels(backbone: Any) -> tuple[str, ...]:
     return ()
 
 
-def _size_arguments(size_px: int | None) -> tuple[dict[str, int], ...]:
+def _size_arguments(options: TimmOptions) -> tuple[dict[str, Any], ...]:
     """Transformers have to be told the size, convolutional nets take any and refuse the argument."""
-    return ({},) if size_px is None else ({"img_size": size_px}, {})
+    from polyadapt.sources.fbank_picture import BANDS
+
+    size = options.image_size_px if options.sound_frames is None else (BANDS, options.sound_frames)
+    return ({},) if size is None else ({"img_size": size}, {})
 
 
 def _read_folder(directory: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:

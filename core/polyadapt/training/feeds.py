@@ -89,7 +89,7 @@ def _prefixed(model: Model, attachments: Attachments, train: Examples, validatio
     if depth.is_whole:
         lower = head_alone(model, parts[0], processes.device)
     else:
-        if further and _is_random(model, parts[0].batch([0]).to(processes.device), switch, processes):
+        if further and _is_random(model, attachments, parts[0].batch([0]).to(processes.device), switch, processes):
             raise UnfitError("its examples differ in length and dropout is on, so its draws would be others than in whole passes")
         with processes.autocast(run.settings.precision):
             lower, answers = upper_blocks(model, depth, parts[0], processes.device)
@@ -105,11 +105,11 @@ def _prefixed(model: Model, attachments: Attachments, train: Examples, validatio
     return Feeds(feeds[0], feeds[1] if validation is not None else None, prefix, active)
 
 
-def _is_random(model: Model, batch: Batch, switch: Switch, processes: Processes) -> bool:
+def _is_random(model: Model, attachments: Attachments, batch: Batch, switch: Switch, processes: Processes) -> bool:
     """Whether a training pass draws random numbers."""
     before = randomness.states(processes.device)
     switch(True)
-    with torch.no_grad():
+    with torch.no_grad(), attachments.keeping_statistics():
         model.module(**batch.inputs)
     switch(False)
     after = randomness.states(processes.device)

@@ -33,7 +33,7 @@ _JOINS: dict[str, dict[str, Join]] = {
     "mask": {"keep": lambda left, right: left + right - 1},
     "scale": {"g": np.multiply},
     "shift": {"b": np.add},
-    "bottleneck": {"down": _along(1), "down_bias": _along(0), "up": _along(0), "up_bias": np.add},
+    "bottleneck": {"down": _along(1), "down_bias": _along(0), "up": _along(0), "up_bias": np.add, "skip": np.add},
     "keys": {"k": _along(1), "v": _along(1)},
     "prepend": {"tokens": _along(0)},
 }
@@ -69,6 +69,8 @@ def _join(slot: Slot, names: Sequence[str]) -> Join:
     reason = _REFUSED.get(slot.kind, "" if slot.kind in _JOINS else f"edits of kind {slot.kind!r} have no sum")
     if slot.kind == "bottleneck" and not slot.variant.startswith("parallel"):
         reason = "the second sequential bottleneck would read what the first has changed; call them one at a time"
+    if slot.kind == "prepend" and slot.variant:
+        reason = "both take the place of the same token; call them one at a time"
     if reason:
         raise ArtifactError(f"cannot mix {', '.join(map(repr, names))}: more than one holds {slot.group}, and {reason}")
     return _JOINS[slot.kind][slot.tensor]

@@ -21,7 +21,7 @@ Artifact = str | Mapping[str, float]
 Choice = Artifact | Sequence[str | None] | None
 
 # Which tensors of a kind carry its effect as a factor. `scale` and `mask` are apart: their neutral value is 1.
-_FACTORS = {"lowrank": ("b",), "shift": ("b",), "bottleneck": ("up", "up_bias"), "cross": ("scale",)}
+_FACTORS = {"lowrank": ("b",), "shift": ("b",), "bottleneck": ("up", "up_bias", "skip"), "cross": ("scale",)}
 
 
 Key = tuple[tuple[str, float], ...]  # names of artifacts with their weights

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from polyadapt.data.card import ReaderCard
 from polyadapt.hookspecs import hookimpl
 from polyadapt.methods.card import MethodCard
+from polyadapt_speech.conformer.card import CARD as CONFORMER
 from polyadapt_speech.convpass.card import CARD as CONVPASS
+from polyadapt_speech.dense_moa.card import CARD as DENSE_MOA
 from polyadapt_speech.master_asr.card import CARD as MASTER_ASR
 from polyadapt_speech.readers.card import CARDS as READERS
+from polyadapt_speech.soft_moa.card import CARD as SOFT_MOA
 
 HOOK_API_RANGE = (1, 1)
 
@@ -17,8 +20,8 @@ HOOK_API_RANGE = (1, 1)
 @hookimpl
 def polyadapt_register_methods(register: Callable[[MethodCard], None]) -> None:
     """Adapters of spectrogram transformers, and modules of languages."""
-    register(CONVPASS)
-    register(MASTER_ASR)
+    for card in (CONFORMER, CONVPASS, DENSE_MOA, MASTER_ASR, SOFT_MOA):
+        register(card)
 
 
 @hookimpl

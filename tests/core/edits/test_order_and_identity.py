@@ -12,6 +12,7 @@ from torch import nn
 
 from polyadapt.edits import KINDS, Edit, Lowered, attachments_of, kind_of
 from polyadapt.edits.kinds.bottleneck import ACTIVATIONS
+from polyadapt.errors import UserError
 from polyadapt.families.ast.card import CARD as AST
 from polyadapt.families.bert.card import CARD as BERT
 from polyadapt.families.clip.card import CARD as CLIP
@@ -109,6 +110,10 @@ IDENTITIES = [*PLAIN, ("bottleneck", "parallel-gelu"), ("bottleneck", "sequentia
 @pytest.mark.parametrize(("kind", "variant"), IDENTITIES, ids=["~".join(filter(None, pair)) for pair in IDENTITIES])
 def test_identity_is_the_base(family: str, kind: str, variant: str) -> None:
     model = model_of(family)
+    if variant == "instead" and not all(port.offset for port in model.ports.streams.values()):
+        with pytest.raises(UserError, match="no token of its own"):
+            identity_edits(model, kind, variant)
+        return
     edits = [edit for edit in identity_edits(model, kind, variant) if not (edit.site in model.ports.ops and does_not_take(model.ports.ops[edit.site], kind, variant))]
     if not edits:
         assert not model.ports.of(kind_of(kind).port) or (kind == "mask" and all(port.kind != "linear" for port in model.ports.ops.values()))

@@ -26,14 +26,16 @@ METHODS = {claim.card.id: claim.card for claim in Host().registry.methods.claims
 
 @functools.cache
 def backbone_of(family: str) -> torch.nn.Module:
-    with torch.device("meta"):
-        if family == "ast":
-            from transformers import ASTConfig, ASTModel
+    # Libraries are imported first: what they compute at import is no part of a backbone and must have values.
+    if family == "ast":
+        from transformers import ASTConfig, ASTModel
 
+        with torch.device("meta"):
             made: torch.nn.Module = ASTModel(ASTConfig())
-        else:
-            from timm.models.vision_transformer import VisionTransformer
+    else:
+        from timm.models.vision_transformer import VisionTransformer
 
+        with torch.device("meta"):
             made = VisionTransformer(num_classes=0)
     return made
 

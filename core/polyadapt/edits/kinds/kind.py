@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
 
 from polyadapt.errors import UserError
+
+if TYPE_CHECKING:
+    from polyadapt.edits.edit import Edit
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -85,6 +88,14 @@ class Kind:
     def example(self, port: Any, variant: str, size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Seeded tensors without a zero factor, of an effect comparable to what they change; `size` fills free axes."""
         raise self.no("have examples")
+
+    def place(self, variant: str) -> str:
+        """For kinds at spans: where an adapter of this variant stands (`place.py`)."""
+        raise self.no("stand at a span")
+
+    def made(self, edit: Edit, u: torch.Tensor) -> torch.Tensor:
+        """For kinds at spans: what the adapter makes of what it reads."""
+        raise self.no("stand at a span")
 
     def scaled(self, tensors: Tensors, variant: str, weight: float) -> dict[str, torch.Tensor]:
         """`weight` times the effect."""

@@ -1,8 +1,11 @@
-"""`module`: any nn.Module at a span, added to its output: h + f(x). For what no other kind expresses.
+"""`module`: any nn.Module at a span, in parallel to it: h + f(x). For what no other kind expresses.
 
 The tensors are the module's floating-point state, so their shapes are fixed; dots in its names become hyphens, as a
 slot's name ends behind its last dot. The structure comes with the edit as a live module. A file holds tensors only:
 the method that made the edit rebuilds the structure (`Method.structure`), never the file.
+
+A variant is the method's name, and behind a hyphen the place where that is not `parallel`: `conformer-sequential+skip`.
+The number `skip` of a place stands beside the module's tensors.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import torch
 from torch import nn
 
 from polyadapt.edits.kinds.kind import Kind, Tensors, normal
+from polyadapt.edits.kinds.place import PARALLEL, PLACES, SKIP, has_skip, placed, reads_output
 from polyadapt.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,11 +31,30 @@ class Module(Kind):
     order = 4
     no_rows = "its operations take one weight for the whole batch"
 
-    def apply(self, edit: Edit, x: torch.Tensor, h: torch.Tensor, port: Any) -> torch.Tensor:
+    def place(self, variant: str) -> str:
+        return place_of_module(variant)
+
+    def made(self, edit: Edit, u: torch.Tensor) -> torch.Tensor:
         structure = structure_of(edit)
         state = {name: edit.tensors[tensor_name(name)] for name in floating_state(structure)}
-        result: torch.Tensor = torch.func.functional_call(structure, state, (x,))
-        return h + result
+        result: torch.Tensor = torch.func.functional_call(structure, state, (u,))
+        return result
+
+    def apply(self, edit: Edit, x: torch.Tensor, h: torch.Tensor, port: Any) -> torch.Tensor:
+        place = place_of_module(edit.variant)
+        u = h if reads_output(place) else x
+        return placed(place, u, self.made(edit, u), h, edit.tensors.get(SKIP))
+
+
+def module_variant(method: str, place: str) -> str:
+    """Variant of a method's modules at a place."""
+    return method if place == PARALLEL else f"{method}-{place}"
+
+
+def place_of_module(variant: str) -> str:
+    """The place in a variant."""
+    place = variant.rpartition("-")[2]
+    return place if place in PLACES else PARALLEL
 
 
 def tensors_of(structure: nn.Module) -> dict[str, torch.Tensor]:
@@ -60,6 +83,8 @@ def structure_of(edit: Edit) -> nn.Module:
             f"{edit.key} was read from a file, which holds its tensors alone; load the artifact by polyadapt.load_artifact(folder), which asks its method for the module"
         )
     expected = {name: tuple(value.shape) for name, value in tensors_of(edit.structure).items()}
+    if has_skip(place_of_module(edit.variant)):
+        expected[SKIP] = (1,)
     found = {name: tuple(value.shape) for name, value in edit.tensors.items()}
     if expected != found:
         odd = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))[0]

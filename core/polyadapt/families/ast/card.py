@@ -49,8 +49,9 @@ CARD = FamilyCard(
     },
     blocks=under(_ROOTS, "layers.{n}", "encoder.layer.{n}"),
     stem=under(_ROOTS, "embeddings"),
+    norms={"block.{n}.attn": "block.{n}.norm1", "block.{n}.ffn": "block.{n}.norm2"},
     no_effect={"*.attn.k:shift": "softmax is invariant to a shift of all scores of a query"},
     export={"classification": _RECIPE, "features": _RECIPE},
     extra="transformers",
-    notes="The number of frames is fixed: every patch has a learned position. Two prefix tokens, class and distillation; features are their mean.",
+    notes="The number of frames is fixed: every patch has a learned position. Features are the mean of two prefix tokens, class and distillation, or of all (pooling=tokens).",
 )

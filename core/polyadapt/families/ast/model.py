@@ -49,6 +49,7 @@ class AstFamily(Family):
             "strides": [config.frequency_stride, config.time_stride],
             "activation": str(config.hidden_act),
             "norm_epsilon": config.layer_norm_eps,
+            **({"pooling": config.pooling} if _pools_tokens(backbone) else {}),
         }
 
     def signature(self, backbone: Any, task: Task) -> Signature:
@@ -57,7 +58,10 @@ class AstFamily(Family):
 
     def forward(self, backbone: Any, task: Task, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         encoder = getattr(backbone, "audio_spectrogram_transformer", backbone)
-        pooled = encoder(inputs["input_values"]).pooler_output  # (batch, width)
+        outputs = encoder(inputs["input_values"])
+        if _pools_tokens(backbone):
+            return {"features": outputs.last_hidden_state.mean(dim=1)}  # (batch, width)
+        pooled = outputs.pooler_output  # (batch, width)
         return {"features": backbone.classifier.layernorm(pooled) if encoder is not backbone else pooled}
 
     def feature_size(self, backbone: Any) -> int:
@@ -71,3 +75,8 @@ class AstFamily(Family):
 
     def head_parameters(self, backbone: Any) -> tuple[str, ...]:
         return tuple(name for name, _ in backbone.named_parameters() if name.startswith("classifier.dense."))
+
+
+def _pools_tokens(backbone: Any) -> bool:
+    """Whether features are the mean over all tokens, class and distillation tokens included; a setting that sources make."""
+    return getattr(backbone.config, "pooling", "") == "tokens"

@@ -37,6 +37,7 @@ CARD = FamilyCard(
     streams={"tokens": Stream("blocks", "blocks.{n}", embed="embed_dim", offset="num_prefix_tokens", first="tokens", deep="block.{n}.tokens")},
     blocks=("blocks.{n}",),
     stem=("patch_embed", "norm_pre"),
+    norms={"block.{n}.attn": "block.{n}.norm1", "block.{n}.ffn": "block.{n}.norm2"},
     no_effect={"*.attn.k:shift": "softmax is invariant to a shift of all scores of a query"},
     export={"classification": _RECIPE, "features": _RECIPE},
     extra="timm",

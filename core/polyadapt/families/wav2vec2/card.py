@@ -47,6 +47,7 @@ CARD = FamilyCard(
     streams={"tokens": Stream("blocks", under(_ROOTS, "encoder.layers.{n}"), embed="config.hidden_size", first="tokens", deep="block.{n}.tokens")},
     blocks=under(_ROOTS, "encoder.layers.{n}"),
     stem=under(_ROOTS, "feature_extractor", "feature_projection", "encoder.pos_conv_embed", "encoder.layer_norm"),
+    norms={"block.{n}.attn": "block.{n}.norm1", "block.{n}.ffn": "block.{n}.norm2"},
     no_effect={
         "*.attn.k:shift": "softmax is invariant to a shift of all scores of a query",
         "stage.0.block.0.conv.0:shift": "the group norm behind it has one channel a group and takes any constant away",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from polyadapt.families.base import Family
-from polyadapt.families.shared import convolved_lengths, enliven, frames_spec, library, mean_over_frames, normal, waveform_signature
+from polyadapt.families.shared import convolved_lengths, enliven, frames_spec, library, mean_over_frames, norm_behind, normal, waveform_signature
 from polyadapt.signature import Signature, Task
 
 if TYPE_CHECKING:
@@ -90,6 +90,9 @@ class Wav2Vec2Family(Family):
             return self.card.no_effect
         # A norm over channels feels a constant in one of them.
         return {pattern: reason for pattern, reason in self.card.no_effect.items() if not pattern.startswith("stage.")}
+
+    def feeding_norm(self, backbone: Any, span: str) -> str:
+        return super().feeding_norm(backbone, span) if backbone.config.do_stable_layer_norm else norm_behind(span)
 
     def stem(self, backbone: Any) -> tuple[str, ...]:
         if not backbone.config.do_stable_layer_norm:

@@ -43,6 +43,7 @@ CARD = FamilyCard(
     streams={"tokens": Stream("blocks", _LAYER, embed="encoder.transformer.pos_conv_embed.embed_dim", first="tokens", deep="block.{n}.tokens")},
     blocks=(_LAYER,),
     stem=("feature_extractor", "encoder.feature_projection", "encoder.transformer.pos_conv_embed", "encoder.transformer.layer_norm"),
+    norms={"block.{n}.attn": "block.{n}.norm1", "block.{n}.ffn": "block.{n}.norm2"},
     no_effect={
         "*.attn.k:shift": "softmax is invariant to a shift of all scores of a query",
         "stage.0.block.0.conv.0:shift": "the group norm behind it has one channel a group and takes any constant away",

@@ -77,6 +77,13 @@ CARD = FamilyCard(
     # The decoder's blocks are left out: the first of them does not read what the encoder's last one gives.
     blocks=under(_ENCODER, "layers.{n}"),
     stem=under(_ENCODER, "conv1", "conv2", "embed_positions"),
+    norms={
+        "encoder.block.{n}.attn": "encoder.block.{n}.norm1",
+        "encoder.block.{n}.ffn": "encoder.block.{n}.norm2",
+        "decoder.block.{n}.attn": "decoder.block.{n}.norm1",
+        "decoder.block.{n}.cross": "decoder.block.{n}.norm2",
+        "decoder.block.{n}.ffn": "decoder.block.{n}.norm3",
+    },
     no_effect={
         "*.attn.k:shift": "softmax is invariant to a shift of all scores of a query",
         "*.cross.k:shift": "softmax is invariant to a shift of all scores of a query",

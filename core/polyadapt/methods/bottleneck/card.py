@@ -11,18 +11,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from polyadapt.methods.base_options import AdapterOptions
 from polyadapt.methods.card import MethodCard, Paper
+from polyadapt.methods.placing import PlacedOptions
 
-PLACEMENTS = {"pfeiffer": ("ffn",), "houlsby": ("attn", "ffn"), "attention": ("attn",)}
 
-
-class BottleneckOptions(AdapterOptions):
+class BottleneckOptions(PlacedOptions):
     """Options of bottleneck adapters."""
 
-    placement: Literal["pfeiffer", "houlsby", "attention"] = Field("pfeiffer", description="behind the FFN, behind attention and FFN, or behind attention")
-    sites: tuple[str, ...] = Field((), description="globs over span sites; in place of `placement` when given")
-    insertion: Literal["parallel", "sequential"] = Field("parallel", description="read the block's input or its output; parallel is better in He et al.")
     rank: int = Field(16, ge=1, description="inner width r (He et al.: 16 on GLUE, 512 on XSum)")
     activation: Literal["relu", "gelu", "silu", "tanh", "none"] = Field("relu", description="ReLU as in He et al.'s code")
     norm: bool = Field(False, description="a LayerNorm of the adapter's own before `down`")

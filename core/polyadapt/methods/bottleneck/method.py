@@ -2,7 +2,7 @@
 
 Papers: Houlsby et al. (arXiv 1902.00751), Pfeiffer et al. (2005.00247), He et al. (2110.04366). Official code of the
 last: jxhe/unify-parameter-efficient-tuning (Apache-2.0); there too the scale multiplies the bias.
-Ours: the skip stands at the FFN's output before residual and norm, in every family.
+Ours: the skip stands at the FFN's output before residual and norm, in every family. Further places: `placing.py`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ import torch
 from torch import nn
 
 from polyadapt.edits import Edit, Form
+from polyadapt.edits.kinds.place import SKIP, is_before, reads_output
 from polyadapt.methods.base import Method
-from polyadapt.methods.bottleneck.card import PLACEMENTS, BottleneckOptions
+from polyadapt.methods.bottleneck.card import BottleneckOptions
+from polyadapt.methods.norms import with_feeding_norms
+from polyadapt.methods.placing import PLACEMENTS, placing_of
 from polyadapt.model import Model
 from polyadapt.sites import SpanPort, module_name
 
@@ -53,20 +56,26 @@ class BottleneckForm(Form):
 
     def __init__(self, ports: list[SpanPort], options: BottleneckOptions, generator: torch.Generator) -> None:
         super().__init__()
+        placing = placing_of(options)
+        self.moves_at_start = placing.moves or ("both factors start at random" if options.init == "bert" else "")
         self._sites = [port.site for port in ports]
-        self._variant = f"{options.insertion}-{options.activation}{'-norm' if options.norm else ''}"
-        self._dropout = options.dropout
+        self._variant = f"{placing.place}-{options.activation}{'-norm' if options.norm else ''}"
+        self._skip, self._dropout = placing.skip, options.dropout
         self.adapters = nn.ModuleDict()
         for port in ports:
-            n_in = port.in_features if options.insertion == "parallel" else port.out_features
-            self.adapters[module_name(port.site)] = OneBottleneck(n_in, port.out_features, options, generator)
+            n_in = port.out_features if reads_output(placing.place) else port.in_features
+            n_out = port.in_features if is_before(placing.place) else port.out_features
+            self.adapters[module_name(port.site)] = OneBottleneck(n_in, n_out, options, generator)
 
     def edits(self) -> list[Edit]:
         result = []
         for site in self._sites:
             adapter = self.adapters[module_name(site)]
             assert isinstance(adapter, OneBottleneck)
-            result.append(Edit(site, "bottleneck", adapter.tensors(), self._variant, self._dropout))
+            tensors = adapter.tensors()
+            if self._skip is not None:
+                tensors[SKIP] = adapter.down.new_full((1,), self._skip)
+            result.append(Edit(site, "bottleneck", tensors, self._variant, self._dropout))
         return result
 
 
@@ -74,5 +83,6 @@ class BottleneckAdapter(Method):
     """The method `bottleneck`."""
 
     def form(self, model: Model, options: BottleneckOptions, generator: torch.Generator) -> Form:
-        sites = model.ports.select("span", options.sites or PLACEMENTS[options.placement])
-        return BottleneckForm([model.ports.spans[site] for site in sites], options, generator)
+        spans = [model.ports.spans[site] for site in model.ports.select("span", options.sites or PLACEMENTS[options.placement])]
+        form = BottleneckForm(spans, options, generator)
+        return with_feeding_norms(form, model, spans) if options.train_norm else form

@@ -7,21 +7,15 @@ arXiv 2312.03694.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field, field_validator
 
-from polyadapt.methods.base_options import AdapterOptions
 from polyadapt.methods.card import MethodCard, Paper
+from polyadapt.methods.placing import PlacedOptions
 
-PLACEMENTS = {"pfeiffer": ("ffn",), "houlsby": ("attn", "ffn"), "attention": ("attn",)}
 
-
-class ConvpassOptions(AdapterOptions):
+class ConvpassOptions(PlacedOptions):
     """Options of Convpass."""
 
-    placement: Literal["pfeiffer", "houlsby", "attention"] = Field("pfeiffer", description="beside the FFN, beside attention and FFN, or beside attention")
-    sites: tuple[str, ...] = Field((), description="globs over span sites; in place of `placement` when given")
     rank: int = Field(8, ge=1, description="inner width r (Jie and Deng: 8)")
     kernel: int = Field(3, ge=1, description="width of the convolution in frames or patches, an odd number (3 in both papers)")
     dropout: float = Field(0.1, ge=0, lt=1, description="before the last projection, while training (0.1 in both papers' code)")

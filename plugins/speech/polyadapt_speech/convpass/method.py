@@ -3,7 +3,7 @@
 Papers: Convpass (arXiv 2207.07039), on spectrograms arXiv 2312.03694 section 3. Official code of the latter computes its
 convolution and does not use the result; here it is used, as the text says.
 Ours: sequences are taken as they come, class tokens and all (on spectrogram transformers neighbours are mostly neighbours
-in time); the norm before the adapter stays frozen.
+in time).
 """
 
 from __future__ import annotations
@@ -13,14 +13,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from polyadapt.edits import Edit, Form
-from polyadapt.edits.kinds.module import tensors_of
 from polyadapt.errors import UserError
 from polyadapt.methods.base import Method
 from polyadapt.model import Model
-from polyadapt.sites import SpanPort, module_name
-from polyadapt_speech.convpass.card import PLACEMENTS, ConvpassOptions
-
-VARIANT = "convpass"
+from polyadapt_speech.convpass.card import ConvpassOptions
+from polyadapt_speech.span_modules import span_modules
 
 
 class Bypass(nn.Module):
@@ -56,6 +53,10 @@ class Bypass(nn.Module):
             nn.init.zeros_(zero)
         return self
 
+    def lowered(self) -> Bypass:
+        """Itself: nothing of it is needed for training only."""
+        return self
+
     def forward(self, u: torch.Tensor) -> torch.Tensor:
         inner = quick_gelu(self.down(u))  # (B, T, r)
         inner = self.conv(inner.transpose(1, 2)).transpose(1, 2)  # (B, T, r)
@@ -68,20 +69,6 @@ def quick_gelu(u: torch.Tensor) -> torch.Tensor:
     return u * F.sigmoid(1.702 * u)
 
 
-class ConvpassForm(Form):
-    """One bypass a site."""
-
-    def __init__(self, ports: list[SpanPort], options: ConvpassOptions, generator: torch.Generator) -> None:
-        super().__init__()
-        self._sites = [port.site for port in ports]
-        made = {module_name(port.site): Bypass(port.in_features, port.out_features, options.rank, options.kernel, options.dropout).start(generator) for port in ports}
-        self.adapters = nn.ModuleDict(made)
-
-    def edits(self) -> list[Edit]:
-        adapters = [(site, self.adapters[module_name(site)]) for site in self._sites]
-        return [Edit(site, "module", tensors_of(adapter), VARIANT, structure=adapter) for site, adapter in adapters]
-
-
 class Convpass(Method):
     """The method `convpass`."""
 
@@ -91,14 +78,7 @@ class Convpass(Method):
         Raises:
             UserError: no site, or only sites of decoders.
         """
-        sites = model.ports.select("span", options.sites or PLACEMENTS[options.placement])
-        seeing_ahead = [site for site in sites if _is_causal(model, site)]
-        if options.sites and seeing_ahead:
-            raise UserError(f"convpass sees the next token, which {seeing_ahead[0]} must not; leave decoders out of sites")
-        kept = [model.ports.spans[site] for site in sites if site not in seeing_ahead]
-        if not kept:
-            raise UserError(f"convpass fits sequences that are seen whole; {model.reference} has decoders only")
-        return ConvpassForm(kept, options, generator)
+        return span_modules(self.card.id, model, options, lambda n_in, n_out: Bypass(n_in, n_out, options.rank, options.kernel, options.dropout).start(generator))
 
     def structure(self, edit: Edit, options: ConvpassOptions) -> nn.Module:
         """An adapter of the sizes of an edit's tensors.
@@ -111,9 +91,3 @@ class Convpass(Method):
         except (KeyError, ValueError, IndexError) as error:
             raise UserError(f"{edit.key}: expected tensors of a convpass adapter (down-weight, conv-weight, up-weight), found {', '.join(sorted(edit.tensors))}") from error
         return Bypass(n_in, n_out, rank, kernel, options.dropout)
-
-
-def _is_causal(model: Model, site: str) -> bool:
-    """Whether the block that a span belongs to must not see later tokens."""
-    block = site.rpartition(".")[0]
-    return any(port.causal for name, port in model.ports.attention.items() if name.startswith(f"{block}."))

@@ -1,0 +1,100 @@
+"""The ground of the sound experiments: real recordings that Debian packages carry, cut to one length and split by what must not leak.
+
+- `first word`: French captions of Tux Paint, class = first word (le, la, les …), split by distinct caption;
+- `letters`: letters a to z of KLettres, split by language: test speakers and languages are never trained on;
+- `instruments`: samples of Sonic Pi, class = instrument, split by file.
+
+    apt-get install -y --no-install-recommends tuxpaint-stamps-default klettres-data sonic-pi-samples
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+
+from polyadapt.data.dataset import Dataset, Example
+from polyadapt.data.readers.card import SonicPiOptions, SpokenCaptionOptions
+from polyadapt.data.readers.sonic_pi import read as read_sonic_pi
+from polyadapt.data.readers.tux_paint import read_captions
+from polyadapt_runtime.audio import read_audio
+
+KLETTRES = Path("/usr/share/klettres")
+SHARES = {"train": 0.6, "validation": 0.15, "test": 0.25}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One recording. `group` is kept on one side of a split, `unit` is what a bootstrap draws."""
+
+    path: Path
+    label: str
+    group: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class Sounds:
+    """One task: where its clips come from and how many seconds of each are heard."""
+
+    clips: Callable[[], list[Clip]]
+    seconds: float
+
+
+def first_words() -> list[Clip]:
+    """French captions whose first word is among the frequent ones."""
+    data = read_captions("", SpokenCaptionOptions(language="fr", minimum=25, check_files=False))
+    return [Clip(Path(row.raw), str(row.label), str(row.text), str(row.text)) for row in data]
+
+
+def letters() -> list[Clip]:
+    """Letters of the plain alphabet in all languages that name them."""
+    found = []
+    for sheet in sorted(KLETTRES.glob("*/sounds.xml")):
+        # Some of the files name an encoding that they do not have.
+        root = ElementTree.fromstring(re.sub(r"<\?xml[^>]*\?>", "", sheet.read_text(encoding="utf-8", errors="replace")))
+        for sound in root.iterfind(".//alphabet/sound"):
+            name, path = sound.get("name", "").lower(), KLETTRES / sound.get("file", "")
+            if len(name) == 1 and name in string.ascii_lowercase and path.is_file():
+                found.append(Clip(path, name, sheet.parent.name, str(path)))
+    return found
+
+
+def instruments() -> list[Clip]:
+    """Samples of the instruments that have eight files at least."""
+    data = read_sonic_pi("", SonicPiOptions(minimum=8, check_files=False))
+    return [Clip(Path(row.raw), str(row.label), row.id, row.id) for row in data]
+
+
+TASKS: Mapping[str, Sounds] = {"first word": Sounds(first_words, 1.5), "letters": Sounds(letters, 1.5), "instruments": Sounds(instruments, 2.0)}
+
+
+def loaded(task: str) -> tuple[list[Clip], list[np.ndarray]]:
+    """The clips of a task and their samples at 16 kHz, all of one length."""
+    sounds = TASKS[task]
+    clips = sounds.clips()
+    return clips, [read_audio(clip.path, {"sample_rate_hz": 16000, "seconds": sounds.seconds, "maximum_seconds": None}) for clip in clips]
+
+
+def parts_of(task: str, clips: list[Clip], samples: list[np.ndarray], seed: int) -> tuple[dict[str, Dataset], list[str]]:
+    """Train, validation and test by group, and the units of the test part in its order; classes that training lacks are left out."""
+    groups = sorted({clip.group for clip in clips})
+    order = np.random.default_rng([seed, 7]).permutation(len(groups))
+    edges = np.cumsum([round(share * len(groups)) for share in SHARES.values()])[:-1]
+    side = {groups[index]: name for name, piece in zip(SHARES, np.split(order, edges), strict=True) for index in piece}
+    known = Counter(clip.label for clip in clips if side[clip.group] == "train")
+    labels = tuple(sorted(known))
+    rows: dict[str, list[Example]] = {name: [] for name in SHARES}
+    units = []
+    for index, (clip, sound) in enumerate(zip(clips, samples, strict=True)):
+        if clip.label in known:
+            rows[side[clip.group]].append(Example(f"{index}", sound, clip.label))
+            if side[clip.group] == "test":
+                units.append(clip.unit)
+    return {name: Dataset(f"{task} {name}", part, "audio", labels) for name, part in rows.items()}, units

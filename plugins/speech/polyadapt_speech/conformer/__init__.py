@@ -1,0 +1,1 @@
+"""Conformer adapters: a gated convolution along the sequence."""

@@ -1,0 +1,1 @@
+"""Dense mixtures of adapters: every token weighs all of them."""

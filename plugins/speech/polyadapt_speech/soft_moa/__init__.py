@@ -1,0 +1,1 @@
+"""Soft mixtures of adapters: every adapter sees weighted means of the tokens."""

@@ -49,11 +49,14 @@ class Bottleneck(Kind):
 
     def apply(self, edit: Edit, x: torch.Tensor, h: torch.Tensor, port: Any) -> torch.Tensor:
         side, activation, norm = parse_variant(edit.variant)
-        u = x if side == "parallel" else h  # (…, d)
+        u = _features_last(x if side == "parallel" else h, port.channel_dim)  # (…, d)
         if norm:
             u = F.layer_norm(u, u.shape[-1:], eps=NORM_EPSILON)
         inner = ACTIVATIONS[activation](product(u, edit.tensors["down"]) + along(edit.tensors["down_bias"], u, -1))  # (…, r)
-        return h + product(inner, edit.tensors["up"]) + along(edit.tensors["up_bias"], h, -1)  # (…, out)
+        added = product(inner, edit.tensors["up"])  # (…, out)
+        if port.channel_dim == 1:
+            added = added.movedim(-1, 1)
+        return h + added + along(edit.tensors["up_bias"], h, port.channel_dim)
 
     def scaled(self, tensors: Tensors, variant: str, weight: float) -> dict[str, torch.Tensor]:
         return {**tensors, "up": tensors["up"] * weight, "up_bias": tensors["up_bias"] * weight}
@@ -79,6 +82,11 @@ class Bottleneck(Kind):
 
     def _width(self, port: Any, variant: str) -> int:
         return int(port.in_features if variant.startswith("parallel") else port.out_features)
+
+
+def _features_last(u: torch.Tensor, channel_dim: int) -> torch.Tensor:
+    """u [batch, features, …] as [batch, …, features]; as it is where its features are last."""
+    return u.movedim(1, -1) if channel_dim == 1 else u
 
 
 def parse_variant(variant: str) -> tuple[str, str, bool]:

@@ -110,7 +110,11 @@ def test_a_transformers_model_speaks_the_same(tokens: int) -> None:
 def test_other_transformers_models_are_refused_by_what_they_have() -> None:
     from transformers import VitsConfig
 
-    for changed, words in (({"num_speakers": 2}, "several speakers"), ({"use_stochastic_duration_prediction": False}, "durations without a flow"), ({"hidden_act": "gelu"}, "'gelu'")):
+    for changed, words in (
+        ({"num_speakers": 2}, "several speakers"),
+        ({"use_stochastic_duration_prediction": False}, "durations without a flow"),
+        ({"hidden_act": "gelu"}, "'gelu'"),
+    ):
         model = vits_model()
         model.config = VitsConfig(**{**model.config.to_dict(), **changed})
         with pytest.raises(UserError, match=words):

@@ -107,7 +107,7 @@ def _log_scale(graph: Any, constants: Arrays) -> NDArray[Any] | None:
         if node.op_type == "Mul" and differences.intersection(node.input):
             for name in node.input:
                 if name in constants:
-                    return -np.log(constants[name])  # type: ignore[no-any-return]
+                    return -np.log(constants[name])
                 if exponents.get(name) in constants:
                     return -constants[exponents[name]]
     return None

@@ -9,6 +9,7 @@ from polyadapt.hookspecs import hookimpl
 from polyadapt.methods.card import MethodCard
 from polyadapt.sources.card import ModelCard
 from polyadapt_speech.convpass.card import CARD as CONVPASS
+from polyadapt_speech.usat.card import CARD as USAT
 from polyadapt_speech.usat.family.card import CARD as VOICE
 from polyadapt_speech.usat.voices.card import CARDS as VOICES
 
@@ -30,5 +31,6 @@ def polyadapt_register_families(register: Callable[[FamilyCard], None]) -> None:
 
 @hookimpl
 def polyadapt_register_methods(register: Callable[[MethodCard], None]) -> None:
-    """Adapters of spectrogram transformers."""
+    """Adapters of spectrogram transformers, and of voices."""
     register(CONVPASS)
+    register(USAT)

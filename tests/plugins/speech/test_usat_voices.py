@@ -158,7 +158,7 @@ def piper_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = {our_name(name, OFFICIAL): name for name in official_names(from_transformers(model).config, paired=True)}
     axes = {"input": {0: "batch", 1: "phonemes"}, "input_lengths": {0: "batch"}, "output": {0: "batch", 3: "time"}}
     inputs = (ids_of(30), torch.tensor([30]), torch.tensor([0.0, 1.1, 0.0]))
-    arguments: dict[str, Any] = {"input_names": list(axes)[:2] + ["scales"], "output_names": ["output"], "dynamic_axes": axes}
+    arguments: dict[str, Any] = {"input_names": [*list(axes)[:2], "scales"], "output_names": ["output"], "dynamic_axes": axes}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing warns at length
         torch.onnx.export(PiperGraph(model).eval(), inputs, str(path), dynamo=False, opset_version=17, do_constant_folding=True, **arguments)

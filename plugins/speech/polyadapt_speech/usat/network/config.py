@@ -57,6 +57,7 @@ class VoiceConfig:
         latent: channels of z.
         window: distance up to which relative positions are told apart.
         speaker_size: width of the speaker vector; 0 for a voice of one speaker.
+        memory_slots: vectors of the memory before the decoder; 0 for none.
     """
 
     vocab_size: int
@@ -73,3 +74,4 @@ class VoiceConfig:
     durations: DurationConfig = field(default_factory=DurationConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     speaker_size: int = 0
+    memory_slots: int = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from polyadapt_speech.usat.network.decoder import Decoder
 from polyadapt_speech.usat.network.durations import DurationPredictor
 from polyadapt_speech.usat.network.flow import Flow
 from polyadapt_speech.usat.network.lengths import frames_of
+from polyadapt_speech.usat.network.memory import Memory
 from polyadapt_speech.usat.network.text_encoder import TextEncoder
 
 
@@ -42,6 +43,7 @@ class Voice(nn.Module):
         self.text_encoder = TextEncoder(config)
         self.durations = DurationPredictor(config.durations, config.width, config.speaker_size)
         self.flow = Flow(config)
+        self.memory = Memory(config.memory_slots, config.latent) if config.memory_slots else None
         self.decoder = Decoder(config.decoder, config.latent)
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor, manner: Manner | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,6 +58,8 @@ class Voice(nn.Module):
             ids and mask int64 [batch, tokens] -> waveform [batch, samples], lengths int64 [batch] in samples.
         """
         z, frame_mask, lengths = self.latent(ids, mask, manner or Manner())
+        if self.memory is not None:
+            z = self.memory(z)
         return self.decoder(z, frame_mask), lengths * self.config.decoder.hop
 
     def latent(self, ids: torch.Tensor, mask: torch.Tensor, manner: Manner) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -84,3 +88,16 @@ def _fitted(noise: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Noise with as many frames as a mask."""
     frames = mask.shape[-1]
     return F.pad(noise, (0, frames))[..., :frames] * mask
+
+
+def extended(voice: Voice, speaker_size: int = 0, memory_slots: int = 0) -> Voice:
+    """The same voice with room for speakers and a memory, both silent at the start: it sounds as before, bit for bit.
+
+    Args:
+        voice: finished; its weights are copied.
+        speaker_size: width of speaker vectors; projections to flow and durations start at 0.
+        memory_slots: vectors of the memory, whose gate starts at 0. Drawn from torch's default generator.
+    """
+    made = Voice(replace(voice.config, speaker_size=speaker_size, memory_slots=memory_slots))
+    made.load_state_dict({**made.state_dict(), **voice.state_dict()})
+    return made.train(voice.training)

@@ -165,6 +165,26 @@ def test_the_bound_of_durations_counts_the_volume_of_its_flow() -> None:
     assert torch.allclose(volume, jacobian.det().abs().log()[None], atol=1e-9)
 
 
+def test_durations_are_as_likely_as_they_are_sampled() -> None:
+    """exp(-bound) is an unbiased estimate of p(d), by importance sampling with q; p(d) is also how often the predictor says d."""
+    _, predictor, posterior = living_durations()
+    draws = 6000
+    with torch.no_grad():
+        predictor.affine.shift[0] = 0.7  # durations of a few frames
+        for flow in posterior.flows:  # a q that is wider than p everywhere, so that no draw counts for thousands
+            flow.after.weight.zero_()  # type: ignore[union-attr,operator]
+            flow.after.bias.zero_()  # type: ignore[union-attr,operator]
+        posterior.affine.shift.zero_()
+        posterior.affine.log_scale.fill_(0.6)
+        hidden, mask = torch.randn(1, 6, 1, generator=generator(5)).expand(draws, -1, -1), torch.ones(draws, 1, 1)
+        said = predictor(hidden, mask, torch.randn(draws, 2, 1, generator=generator(6))).exp().ceil()
+        sampled = [float((said == duration).float().mean()) for duration in range(1, 13)]
+        assert sum(sampled) > 0.9 and max(sampled) < 0.5
+        for duration, often in enumerate(sampled, 1):
+            bound = posterior(predictor, hidden, mask, torch.full((draws, 1), duration), torch.randn(draws, 2, 1, generator=generator(duration)))
+            assert float((-bound).exp().mean()) == pytest.approx(often, abs=0.02), duration
+
+
 def test_training_durations_makes_them_likely() -> None:
     """Tokens that last 2 and 9 frames: the predictor learns which is which."""
     torch.manual_seed(0)
@@ -174,7 +194,7 @@ def test_training_durations_makes_them_likely() -> None:
     durations, mask = torch.tensor([2, 9] * 6).repeat(8, 1), torch.ones(8, 1, 12)
     optimiser = torch.optim.AdamW([*predictor.parameters(), *posterior.parameters()], lr=5e-3)
     losses, g = [], generator()
-    for _ in range(100):
+    for _ in range(80):
         loss = posterior(predictor, hidden, mask, durations, torch.randn(8, 2, 12, generator=g)).mean() / 12
         optimiser.zero_grad()
         loss.backward()

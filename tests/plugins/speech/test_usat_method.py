@@ -190,8 +190,7 @@ def test_two_speakers_swap_in_one_graph(tmp_path: Path) -> None:
     made = export(model, artifacts, tmp_path / "voice.bundle", "slots", {"legacy_fallback": False})
     bundle = Bundle(made.directory)
     feeds = {name: value.numpy() for name, value in example_of(model, sizes={"batch": 1, "tokens": 9}).items()}
-    row = {name: value[0] for name, value in feeds.items()}
-    answers = {name: bundle(row, artifact=name)["waveform"] for name in (None, "anna", "ben")}
-    again = bundle(row, artifact="anna")["waveform"]
+    answers = {name: bundle(feeds, artifact=name)[0]["waveform"] for name in (None, "anna", "ben")}
+    again = bundle(feeds, artifact="anna")[0]["waveform"]
     assert np.array_equal(again, answers["anna"])
     assert all(answers[left].shape != answers[right].shape or not np.allclose(answers[left], answers[right], atol=1e-4) for left, right in ((None, "anna"), ("anna", "ben")))

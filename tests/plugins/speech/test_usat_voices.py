@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from torch.nn import functional as F
 from polyadapt import builtin
 from polyadapt.errors import UserError
 from polyadapt.host import Host
+from polyadapt_onnx import export
+from polyadapt_runtime import Bundle
 from polyadapt_speech import entry
 from polyadapt_speech.usat.family.model import TINY
 from polyadapt_speech.usat.network.config import VoiceConfig
@@ -201,6 +204,18 @@ def test_a_piper_reference_loads_as_a_model(piper_file: Path) -> None:
     assert outputs["lengths"][0] > outputs["lengths"][1] > 0
     assert host.load(f"piper:{piper_file}?noise_inputs=true").signature.symbols == ("batch", "tokens", "noise_frames")
     assert host.load(f"piper:{piper_file}").base_id == model.base_id
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed; run: apt-get install espeak-ng")
+def test_a_bundle_of_a_piper_voice_takes_text(piper_file: Path, tmp_path: Path) -> None:
+    """The table of phonemes goes with the bundle; what it says is what torch says."""
+    model, text = voices_host().load(f"piper:{piper_file}"), "A dog. Is it so?"
+    made = export(model, {}, tmp_path / "voice.bundle", "slots", {"legacy_fallback": False})
+    answer = Bundle(made.directory)(text)
+    waveform = answer["waveform"][: answer["lengths"]]
+    expected = model.module(**{name: torch.from_numpy(value)[None] for name, value in model.processor(text).items()})["waveform"][0].detach().numpy()
+    assert waveform.shape == expected.shape and np.abs(waveform - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_a_folder_of_transformers_loads_on_this_network(tmp_path: Path) -> None:

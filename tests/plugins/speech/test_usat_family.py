@@ -16,7 +16,6 @@ from polyadapt import builtin
 from polyadapt.edits import Edit, attachments_of
 from polyadapt.edits.form import Lowered
 from polyadapt.edits.kinds import kind_of
-from polyadapt.families.shared import enliven
 from polyadapt.host import Host
 from polyadapt.model import Model, build_model
 from polyadapt.signature import Task
@@ -25,7 +24,7 @@ from polyadapt_onnx import export
 from polyadapt_runtime import Bundle
 from polyadapt_speech import entry
 from polyadapt_speech.usat.family.card import CARD
-from polyadapt_speech.usat.family.model import NOISE_INPUTS, TINY
+from polyadapt_speech.usat.family.model import NOISE_INPUTS, TINY, tiny_voice
 from polyadapt_speech.usat.network.voice import Voice
 
 SIZES = {"batch": 2, "tokens": 6, "noise_frames": 9}
@@ -92,15 +91,9 @@ def test_an_adapter_of_the_flow_keeps_its_inverse(model: Model) -> None:
 
 def with_inputs(speaker_size: int = 0) -> Model:
     """The tiny voice with noise, speed and, where wanted, a speaker vector as inputs."""
-    family, config = load_family(CARD), replace(TINY, speaker_size=speaker_size)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        voice = enliven(Voice(config))
-        assert isinstance(voice, Voice)
-        with torch.no_grad():
-            voice.durations.affine.shift.fill_(-1.0)
-            voice.durations.affine.log_scale.zero_()
-    return build_model(family, voice, Task("synthesis", details={NOISE_INPUTS: True}), None, reference="polyadapt:tiny-voice")  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    voice = tiny_voice(replace(TINY, speaker_size=speaker_size))
+    return build_model(load_family(CARD), voice, Task("synthesis", details={NOISE_INPUTS: True}), None, reference="polyadapt:tiny-voice")  # type: ignore[arg-type]
 
 
 def test_every_input_is_declared_and_has_an_effect() -> None:

@@ -17,7 +17,6 @@ from polyadapt.artifact import Artifact
 from polyadapt.edits import Edit, attachments_of
 from polyadapt.edits.merge import folded
 from polyadapt.errors import UserError
-from polyadapt.families.shared import enliven
 from polyadapt.host import Host
 from polyadapt.methods.base import load_method
 from polyadapt.model import Model, build_model
@@ -30,7 +29,7 @@ from polyadapt_speech import entry
 from polyadapt_speech.usat.adapters import FlowAdapter
 from polyadapt_speech.usat.card import CARD
 from polyadapt_speech.usat.family.card import CARD as VOICE
-from polyadapt_speech.usat.family.model import TINY
+from polyadapt_speech.usat.family.model import TINY, tiny_voice
 from polyadapt_speech.usat.losses import prior_divergence
 from polyadapt_speech.usat.network.voice import Voice
 
@@ -42,15 +41,9 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def model_with_speakers(size: int = 5) -> Model:
-    family = load_family(VOICE)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        voice = enliven(Voice(replace(TINY, speaker_size=size)))
-        assert isinstance(voice, Voice)
-        with torch.no_grad():
-            voice.durations.affine.shift.fill_(-1.0)
-            voice.durations.affine.log_scale.zero_()
-    return build_model(family, voice, Task("synthesis"), None, reference="polyadapt:tiny-voice")  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    voice = tiny_voice(replace(TINY, speaker_size=size))
+    return build_model(load_family(VOICE), voice, Task("synthesis"), None, reference="polyadapt:tiny-voice")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("placement", ["inside", "beside"])

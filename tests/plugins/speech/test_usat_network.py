@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from polyadapt.families.shared import enliven
-from polyadapt_speech.usat.family.model import TINY
-from polyadapt_speech.usat.network.config import DecoderConfig, VoiceConfig, WaveNetConfig
+from polyadapt_speech.usat.family.model import TINY, tiny_voice
+from polyadapt_speech.usat.network.config import DecoderConfig, WaveNetConfig
 from polyadapt_speech.usat.network.decoder import Decoder, PairedBlock, SingleBlock
 from polyadapt_speech.usat.network.flow import Flow
 from polyadapt_speech.usat.network.posterior import PosteriorEncoder
@@ -24,17 +24,9 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def living_voice(config: VoiceConfig = TINY) -> Voice:
-    """A random voice of whose parts none is silent, with about three frames a token."""
+def living_voice() -> Voice:
     torch.manual_seed(0)
-    voice = Voice(config)
-    enliven(voice)
-    with torch.no_grad():
-        voice.durations.affine.shift.fill_(-1.0)
-        voice.durations.affine.log_scale.zero_()
-        for flow in voice.durations.flows:
-            flow.after.weight.mul_(0.2)
-    return voice
+    return tiny_voice()
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from polyadapt.families.shared import enliven
-from polyadapt_speech.usat.family.model import TINY
+from polyadapt_speech.usat.family.model import TINY, tiny_voice
 from polyadapt_speech.usat.losses import leakage_losses, prior_divergence, timbre_loss
 from polyadapt_speech.usat.network.discriminators import LeakageDiscriminator, TimbreDiscriminator
 from polyadapt_speech.usat.network.memory import Memory
@@ -18,7 +17,7 @@ from polyadapt_speech.usat.network.pooling import AttentivePooling
 from polyadapt_speech.usat.network.res2 import Res2Block
 from polyadapt_speech.usat.network.reversal import reversed_gradient
 from polyadapt_speech.usat.network.speaker_encoder import SpeakerEncoder
-from polyadapt_speech.usat.network.voice import Manner, Voice, extended
+from polyadapt_speech.usat.network.voice import Manner, extended
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -31,10 +30,7 @@ def lengths_mask(*lengths: int) -> torch.Tensor:
 
 def test_a_voice_with_speakers_and_memory_sounds_as_before() -> None:
     torch.manual_seed(0)
-    voice = enliven(Voice(TINY))
-    assert isinstance(voice, Voice)
-    with torch.no_grad():
-        voice.durations.affine.shift.fill_(-1.0)
+    voice = tiny_voice()
     more = extended(voice, speaker_size=5, memory_slots=7)
     assert more.config == replace(TINY, speaker_size=5, memory_slots=7) and not more.training
     ids, mask = torch.randint(0, TINY.vocab_size, (2, 6), generator=generator()), torch.ones(2, 6, dtype=torch.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 import warnings
@@ -179,6 +180,12 @@ def piper_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_what_a_voice_lacks_is_listed(piper_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "polyadapt_speech"):
+        read_piper(piper_file)
+    assert "lacks the posterior encoder, the posterior of the durations with the first spline of their flow, the discriminators" in caplog.text
+
+
 def test_a_piper_voice_speaks_as_its_own_graph(piper_file: Path) -> None:
     anonymous = [tensor.name for tensor in onnx.load(str(piper_file)).graph.initializer if tensor.name.startswith("onnx::Conv_")]
     assert len(anonymous) >= 8  # else the file is not what Piper writes, and the reader is not tried
@@ -249,6 +256,10 @@ def test_wrong_voices_are_refused_by_what_is_wrong(piper_file: Path, tmp_path: P
         graph.initializer[0].data_location = TensorProto.EXTERNAL
         graph.initializer[0].external_data.add(key="location", value="weights.data")
 
+    def flatten(graph: Any) -> None:
+        tensor = next(tensor for tensor in graph.initializer if tensor.name == "enc_p.emb.weight")
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).ravel(), tensor.name))
+
     (tmp_path / "noise.onnx").write_bytes(b"\xff" * 50)
     (tmp_path / "noise.onnx.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
     (tmp_path / "alone.onnx").write_bytes(piper_file.read_bytes())
@@ -260,6 +271,7 @@ def test_wrong_voices_are_refused_by_what_is_wrong(piper_file: Path, tmp_path: P
         tmp_path / "noise.onnx": "is no ONNX file",
         tmp_path / "other.onnx": r"is no voice of VITS: it lacks text_encoder\.embed\.weight",
         changed("hole.onnx", take_out): r"lacks decoder\.before\.bias \(1 weights in all\)",
+        changed("flat.onnx", flatten): "its weights have other shapes",
         changed("many.onnx", add_speakers): "has several speakers",
         changed("elsewhere.onnx", keep_elsewhere): "in another file",
         copy("settings.onnx", {"audio": {}}): r"is no json of a Piper voice: KeyError 'sample_rate'|KeyError 'espeak'",

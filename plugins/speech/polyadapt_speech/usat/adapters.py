@@ -90,7 +90,7 @@ class FlowForm(Form):
 
 
 def _is_inside(port: SpanPort) -> bool:
-    return port.start is port.end or port.start.path == port.end.path
+    return port.start.path == port.end.path
 
 
 def _through(adapter: FlowAdapter, layer: nn.Module) -> dict[str, torch.Tensor]:

@@ -35,10 +35,7 @@ class VoiceFamily(Family):
     """Ids to a waveform."""
 
     def tiny(self, task: Task) -> nn.Module:
-        voice = Voice(TINY)
-        enliven(voice)
-        _calm_durations(voice)
-        return voice
+        return tiny_voice()
 
     def config(self, backbone: nn.Module) -> dict[str, Any]:
         return asdict(_voice(backbone).config)
@@ -91,9 +88,15 @@ def _voice(backbone: nn.Module) -> Voice:
 
 
 @torch.no_grad()
-def _calm_durations(voice: Voice) -> None:
-    """About three frames a token: random weights give durations that the exponential blows up to minutes."""
+def tiny_voice(config: VoiceConfig = TINY) -> Voice:
+    """A random voice of whose parts none is silent. The caller seeds.
+
+    A token lasts about three frames: random durations would be blown up to minutes by their exponential.
+    """
+    voice = Voice(config)
+    enliven(voice)
     voice.durations.affine.shift.fill_(-1.0)
     voice.durations.affine.log_scale.zero_()
     for flow in voice.durations.flows:
         flow.after.weight.mul_(0.2)  # type: ignore[operator,union-attr]
+    return voice

@@ -24,7 +24,7 @@ class AttentivePooling(nn.Module):
         plain = _statistics(x, mask / mask.sum(-1, keepdim=True).clamp_min(1.0))  # (B, 2C)
         seen = torch.cat([x, plain[..., None].expand(-1, -1, x.shape[-1])], 1)  # (B, 3C, F)
         scores = self.scores(self.hidden(seen).tanh()).masked_fill(mask == 0, -1e4)  # (B, C, F)
-        return _statistics(x, scores.softmax(-1) * mask)
+        return _statistics(x, scores.softmax(-1))
 
 
 def _statistics(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

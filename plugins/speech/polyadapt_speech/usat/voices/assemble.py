@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +13,10 @@ from polyadapt.errors import UserError
 from polyadapt_speech.usat.network.config import VoiceConfig
 from polyadapt_speech.usat.network.voice import Voice
 
-# Of a network that speaks and no file of a finished voice holds: made anew before such a part is trained.
-MISSING_FOR_TRAINING = ("posterior encoder", "posterior of the durations, and the first spline of their flow", "discriminators")
+logger = logging.getLogger(__name__)
+
+# What no finished voice has here: it is made anew before it is trained.
+TRAINING_ONLY = ("the posterior encoder", "the posterior of the durations with the first spline of their flow", "the discriminators")
 
 
 def assemble(config: VoiceConfig, arrays: Mapping[str, NDArray[Any]], where: str) -> Voice:
@@ -35,6 +38,7 @@ def assemble(config: VoiceConfig, arrays: Mapping[str, NDArray[Any]], where: str
         raise UserError(f"{where}: {f'lacks {lacking[0]}' if lacking else f'{odd[0]} belongs to nothing'} ({len(odd)} weights in all); it is no voice of this network")
     state = {name: _shaped(torch.tensor(arrays[name]), wanted[name].shape, name, where) for name in wanted}
     voice.load_state_dict(state, strict=True, assign=True)
+    logger.info("%s speaks; for training it lacks %s", where, ", ".join(TRAINING_ONLY))
     return voice.eval()
 
 

@@ -46,24 +46,25 @@ def read_voice_graph(path: Path) -> VoiceGraph:
         UserError: there is no such file, it is no ONNX model, or its weights lie in another file.
     """
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     if not path.is_file():
         raise UserError(f"no file {path}; give the .onnx file of a Piper voice")
     try:
         graph = onnx.load(str(path), load_external_data=False).graph
-    except DecodeError as error:
+    except Exception as error:  # of protobuf's own class, which onnx does not hand on
         raise UserError(f"{path} is no ONNX file ({error}); give the .onnx file of a Piper voice") from error
     constants = _constants(graph, path)
     found = {name: value for name, value in constants.items() if "." in name and not name.startswith("/")}
     geometry = {}
+    ids = graph.input[0].name if graph.input else ""
     for node in graph.node:
-        if node.op_type in ("Conv", "ConvTranspose") and node.input[1] in constants:
+        first, second = (*node.input[:2], "", "")[:2]
+        if node.op_type in ("Conv", "ConvTranspose") and second in constants:
             name = _weight_name(node)
-            found[name] = constants[node.input[1]]
+            found[name] = constants[second]
             geometry[name] = _geometry(node)
-        elif node.op_type == "Gather" and node.input[0] in constants and node.input[1] == graph.input[0].name:
-            found[EMBEDDING] = constants[node.input[0]]
+        elif node.op_type == "Gather" and first in constants and second == ids:
+            found[EMBEDDING] = constants[first]
     scale = _log_scale(graph, constants)
     if scale is not None:
         found.setdefault(LOG_SCALE, scale)

@@ -49,6 +49,8 @@ def read_piper(path: Path) -> tuple[Voice, PiperSettings]:
         config = _config(arrays, geometry, settings.sample_rate_hz)
     except KeyError as error:
         raise UserError(f"{path} is no voice of VITS: it lacks {error.args[0]}") from error
+    except (ValueError, IndexError) as error:
+        raise UserError(f"{path} is no voice of VITS: its weights have other shapes ({error})") from error
     return assemble(config, arrays, str(path)), settings
 
 

@@ -172,7 +172,7 @@ def test_a_discriminator_that_always_says_the_same_gains_nothing() -> None:
         discriminator.layers[-1].bias.fill_(3.0)  # type: ignore[union-attr,operator]
     losses = leakage_losses(discriminator, *(torch.randn(5, 4, generator=generator(seed)) for seed in range(3)))
     assert losses.accuracy == 0.5
-    assert float(losses.discriminator) == pytest.approx(float((F.softplus(torch.tensor(-3.0)) + F.softplus(torch.tensor(3.0))) / 2))
+    assert float(losses.discriminator.detach()) == pytest.approx(float((F.softplus(torch.tensor(-3.0)) + F.softplus(torch.tensor(3.0))) / 2))
 
 
 def test_words_leave_the_speaker_vector() -> None:

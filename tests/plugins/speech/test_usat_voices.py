@@ -29,7 +29,7 @@ from polyadapt_speech import entry
 from polyadapt_speech.usat.family.model import TINY
 from polyadapt_speech.usat.network.config import VoiceConfig
 from polyadapt_speech.usat.network.voice import Manner, Voice
-from polyadapt_speech.usat.voices.layouts import OFFICIAL, TRANSFORMERS, our_name
+from polyadapt_speech.usat.voices.layouts import OFFICIAL, TRANSFORMERS
 from polyadapt_speech.usat.voices.piper import read_piper
 from polyadapt_speech.usat.voices.transformers import from_transformers
 
@@ -65,7 +65,7 @@ def official_names(config: VoiceConfig, paired: bool) -> Iterator[str]:
 
 
 def test_official_names_are_those_of_the_network() -> None:
-    found = sorted(our_name(name, OFFICIAL) for name in official_names(TINY, paired=False))
+    found = sorted(OFFICIAL.our_name(name) for name in official_names(TINY, paired=False))
     assert found == sorted(Voice(TINY).state_dict())
 
 
@@ -159,7 +159,7 @@ def piper_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny voice as Piper writes it: official names where the exporter keeps them, `onnx::Conv_N` where weight norm was folded."""
     path = tmp_path_factory.mktemp("voice") / "tiny.onnx"
     model = vits_model()
-    names = {our_name(name, OFFICIAL): name for name in official_names(from_transformers(model).config, paired=True)}
+    names = {OFFICIAL.our_name(name): name for name in official_names(from_transformers(model).config, paired=True)}
     axes = {"input": {0: "batch", 1: "phonemes"}, "input_lengths": {0: "batch"}, "output": {0: "batch", 3: "time"}}
     inputs = (ids_of(30), torch.tensor([30]), torch.tensor([0.0, 1.1, 0.0]))
     arguments: dict[str, Any] = {"input_names": [*list(axes)[:2], "scales"], "output_names": ["output"], "dynamic_axes": axes}
@@ -170,7 +170,7 @@ def piper_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     renamed = {}
     for tensor in graph.graph.initializer:
         plain = tensor.name.removeprefix("model.").replace(".conv.", ".") if tensor.name.startswith("model.") else ""
-        if plain and (official := names.get(our_name(plain, TRANSFORMERS))):
+        if plain and (official := names.get(TRANSFORMERS.our_name(plain))):
             renamed[tensor.name] = official
             tensor.name = official
     for node in graph.graph.node:

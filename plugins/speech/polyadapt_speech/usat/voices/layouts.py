@@ -8,8 +8,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names of one library.
+
+    Attributes:
+        rules: lists of rules. Each list is gone through once, and the first rule that fits counts: parts first, then what is inside them.
+        training_only: pattern of what a voice that speaks does not have.
+    """
+
+    rules: tuple[tuple[Rule, ...], ...]
+    training_only: str
+
+    def our_name(self, name: str) -> str:
+        """What this network calls a weight.
+
+        >>> OFFICIAL.our_name("flow.flows.2.enc.in_layers.3.bias")
+        'flow.couplings.1.wavenet.dilated.3.bias'
+        """
+        for rules in self.rules:
+            name = _first(name, rules)
+        return name
+
+    def speaking(self, names: Iterable[str]) -> list[str]:
+        """Those that a voice needs to speak."""
+        return [name for name in names if not re.fullmatch(self.training_only, name)]
 
 
 def _couplings(part: str, start: int) -> Callable[[re.Match[str]], str]:
@@ -17,8 +45,7 @@ def _couplings(part: str, start: int) -> Callable[[re.Match[str]], str]:
     return lambda hit: f"{part}.{(int(hit[1]) - start) // 2}.{hit[2]}"
 
 
-# Parts first, then what is inside them: each list is gone through once, and the first rule that fits counts.
-OFFICIAL: tuple[tuple[Rule, ...], ...] = (
+_OFFICIAL_RULES: tuple[tuple[Rule, ...], ...] = (
     (
         (r"enc_p\.emb\.(.*)", r"text_encoder.embed.\1"),
         (r"enc_p\.proj\.(.*)", r"text_encoder.out.\1"),
@@ -50,7 +77,7 @@ OFFICIAL: tuple[tuple[Rule, ...], ...] = (
     ((r"(.*norm.*)\.gamma", r"\1.weight"), (r"(.*norm.*)\.beta", r"\1.bias")),
 )
 
-TRANSFORMERS: tuple[tuple[Rule, ...], ...] = (
+_TRANSFORMERS_RULES: tuple[tuple[Rule, ...], ...] = (
     (
         (r"text_encoder\.embed_tokens\.(.*)", r"text_encoder.embed.\1"),
         (r"text_encoder\.project\.(.*)", r"text_encoder.out.\1"),
@@ -80,27 +107,8 @@ TRANSFORMERS: tuple[tuple[Rule, ...], ...] = (
     ),
 )
 
-# What only training runs, so that a voice that speaks does not have it: by the names of each layout.
-TRAINING_ONLY = {
-    OFFICIAL: r"enc_q\..*|dp\.post_.*|dp\.flows\.1\..*",
-    TRANSFORMERS: r"posterior_encoder\..*|duration_predictor\.post_.*|duration_predictor\.flows\.1\..*",
-}
-
-
-def our_name(name: str, layout: tuple[tuple[Rule, ...], ...]) -> str:
-    """What this network calls a weight.
-
-    >>> our_name("flow.flows.2.enc.in_layers.3.bias", OFFICIAL)
-    'flow.couplings.1.wavenet.dilated.3.bias'
-    """
-    for rules in layout:
-        name = _first(name, rules)
-    return name
-
-
-def speaking(names: Iterable[str], layout: tuple[tuple[Rule, ...], ...]) -> list[str]:
-    """Those that a voice needs to speak."""
-    return [name for name in names if not re.fullmatch(TRAINING_ONLY[layout], name)]
+OFFICIAL = Layout(_OFFICIAL_RULES, r"enc_q\..*|dp\.post_.*|dp\.flows\.1\..*")
+TRANSFORMERS = Layout(_TRANSFORMERS_RULES, r"posterior_encoder\..*|duration_predictor\.post_.*|duration_predictor\.flows\.1\..*")
 
 
 def _first(name: str, rules: tuple[Rule, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,6 @@ from polyadapt_speech.usat.family.card import CARD as FAMILY
 from polyadapt_speech.usat.family.model import NOISE_INPUTS
 from polyadapt_speech.usat.voices.card import JOE, JOE_FILE, FolderVoiceOptions, VoiceOptions
 from polyadapt_speech.usat.voices.piper import read_piper, settings_file
-
-# The scales that a voice was tuned by: for those who feed noise themselves.
-NOISE_SCALE, DURATION_NOISE_SCALE, LENGTH_SCALE = "noise_scale", "duration_noise_scale", "length_scale"
 
 
 def load_joe(card: ModelCard, name: str, options: VoiceOptions) -> Model:
@@ -66,9 +64,9 @@ def load_folder(card: ModelCard, name: str, options: FolderVoiceOptions, familie
 def _piper(path: Path, reference: str, options: VoiceOptions, licences: dict[str, str]) -> Model:
     voice, settings = read_piper(path)
     family = open_family(FAMILY)
-    scales = {NOISE_SCALE: settings.noise_scale, DURATION_NOISE_SCALE: settings.duration_noise_scale, LENGTH_SCALE: settings.length_scale}
-    details: dict[str, object] = {NOISE_INPUTS: options.noise_inputs, "sample_rate_hz": settings.sample_rate_hz, **scales}
-    task = make_task(family, options.task, details=details)
+    # Rate and scales that the voice was tuned by: for those who feed noise themselves.
+    tuned = {name: value for name, value in asdict(settings).items() if name != "language"}
+    task = make_task(family, options.task, details={NOISE_INPUTS: options.noise_inputs, **tuned})
     processor = make_processor(phonemes_spec(settings.language, options.maximum_tokens), {"phonemes": settings_file(path)})
     return build_model(family, voice, task, processor, reference=reference, licences=licences)
 

@@ -17,7 +17,7 @@ from polyadapt_speech.usat.network.config import DecoderConfig, DurationConfig, 
 from polyadapt_speech.usat.network.voice import Voice
 from polyadapt_speech.usat.voices.assemble import assemble
 from polyadapt_speech.usat.voices.graph import Arrays, Geometry, read_voice_graph
-from polyadapt_speech.usat.voices.layouts import OFFICIAL, our_name, speaking
+from polyadapt_speech.usat.voices.layouts import OFFICIAL
 
 _LAYER = re.compile(r"\d+")
 
@@ -43,8 +43,8 @@ def read_piper(path: Path) -> tuple[Voice, PiperSettings]:
     graph = read_voice_graph(path)
     if any(name.startswith("emb_g.") for name in graph.arrays):
         raise UserError(f"{path} has several speakers; only voices of one speaker are read")
-    arrays = {our_name(name, OFFICIAL): graph.arrays[name] for name in speaking(graph.arrays, OFFICIAL)}
-    geometry = {our_name(name, OFFICIAL): value for name, value in graph.geometry.items()}
+    arrays = {OFFICIAL.our_name(name): graph.arrays[name] for name in OFFICIAL.speaking(graph.arrays)}
+    geometry = {OFFICIAL.our_name(name): value for name, value in graph.geometry.items()}
     try:
         config = _config(arrays, geometry, settings.sample_rate_hz)
     except KeyError as error:

@@ -10,7 +10,7 @@ from polyadapt.errors import UserError
 from polyadapt_speech.usat.network.config import DecoderConfig, DurationConfig, VoiceConfig, WaveNetConfig
 from polyadapt_speech.usat.network.voice import Voice
 from polyadapt_speech.usat.voices.assemble import assemble
-from polyadapt_speech.usat.voices.layouts import TRANSFORMERS, our_name, speaking
+from polyadapt_speech.usat.voices.layouts import TRANSFORMERS
 
 _LENGTH, _DIRECTION = ".parametrizations.weight.original0", ".parametrizations.weight.original1"
 
@@ -21,10 +21,9 @@ def from_transformers(model: Any) -> Voice:
     Raises:
         UserError: the model has several speakers, or parts that this network lacks.
     """
-    state = {name: value.detach().float() for name, value in model.state_dict().items()}
-    kept = speaking(_folded(state), TRANSFORMERS)
-    folded = _folded(state)
-    return assemble(_config(model.config), {our_name(name, TRANSFORMERS): folded[name].numpy() for name in kept}, type(model).__name__)
+    config = _config(model.config)
+    state = _folded({name: value.detach().float() for name, value in model.state_dict().items()})
+    return assemble(config, {TRANSFORMERS.our_name(name): state[name].numpy() for name in TRANSFORMERS.speaking(state)}, type(model).__name__)
 
 
 def _folded(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -113,7 +113,7 @@ def test_a_graph_with_noise_speed_and_speaker_agrees_with_torch(tmp_path: Path) 
     """At other sizes than the gate checks, and repeated bit for bit: randomness is the caller's."""
     model = with_inputs(speaker_size=5)
     made = export(model, {}, tmp_path / "voice.bundle", "slots", {"legacy_fallback": False})
-    assert made.report["tolerance"] == 1e-5
+    assert made.report["max_relative_error"] <= 1e-5  # the wider tolerance is for real voices
     session = onnxruntime.InferenceSession(made.directory / "onnx" / "model.onnx", providers=["CPUExecutionProvider"])
     for seed, sizes in enumerate(({"batch": 1, "tokens": 1, "noise_frames": 4}, {"batch": 4, "tokens": 17, "noise_frames": 3}, {"batch": 2, "tokens": 9, "noise_frames": 300})):
         inputs = example_of(model, seed, sizes)

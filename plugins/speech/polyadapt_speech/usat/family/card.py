@@ -6,6 +6,8 @@ from polyadapt.families.card import ExportRecipe, FamilyCard, Op, Span
 
 SOFTMAX = "a shift of a key adds one number to all scores of a query, and softmax does not see that; relative positions meet the query only"
 
+CAUSE = "a flow and a deep stack of convolutions: on Piper's joe torch's own float32 lies up to 4e-5 from float64; durations are rounded up, so a tie may fall either way"
+
 _BLOCK = "text_encoder.blocks.{n}"
 
 CARD = FamilyCard(
@@ -50,6 +52,8 @@ CARD = FamilyCard(
         "synthesis": ExportRecipe(
             trace={"batch": 2, "tokens": 8, "noise_frames": 12},
             check=({"batch": 1, "tokens": 11, "noise_frames": 70}, {"batch": 3, "tokens": 3, "noise_frames": 1}),
+            tolerance=1e-4,
+            cause=CAUSE,
         )
     },
     notes="Length of the waveform follows from the text. Without `noise_inputs` in the task's details the same text gives the same sound; "

@@ -70,7 +70,7 @@ class OpPort:
 
 @dataclass(frozen=True)
 class SpanPort:
-    """From the input x of `start` to the output h of `end`. `others` are further modules that x goes into."""
+    """From the input x of `start` to the output h of `end`, both with their features on the same dimension. `others` are further modules that x goes into."""
 
     site: str
     start: OpPort
@@ -84,7 +84,7 @@ class SpanPort:
 
     @property
     def in_features(self) -> int:
-        return self.start.in_features
+        return self.start.in_channels
 
     @property
     def out_features(self) -> int:
@@ -92,7 +92,8 @@ class SpanPort:
 
     @property
     def channel_dim(self) -> int:
-        return -1
+        """Dimension of the features: 1 between convolutions, else the last."""
+        return self.end.channel_dim
 
     @property
     def kind(self) -> str:

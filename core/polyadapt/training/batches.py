@@ -159,7 +159,7 @@ def pads_exactly(spec: Mapping[str, Any]) -> bool:
         return all(pads_exactly(part) for part in spec["parts"].values())
     if kind == "array":
         return all(isinstance(size, int) for size in spec["shape"])  # then all rows have one size
-    return kind == "image" or (kind == "text" and bool(spec["inputs"].get("mask")))
+    return kind == "image" or (kind in ("text", "phonemes") and bool(spec["inputs"].get("mask")))
 
 
 def collate_inputs(processor: Any, made: Sequence[Arrays]) -> dict[str, np.ndarray]:

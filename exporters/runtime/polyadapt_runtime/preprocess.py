@@ -4,6 +4,7 @@ Specs by kind (`input` names the graph's input):
     image   {"kind": "image", "input", "size_px": [h, w], "resize": "crop" | "squash", "crop_fraction", "interpolation", "channels"}
     audio   {"kind": "audio", "input", "sample_rate_hz", "seconds", "minimum_seconds", "maximum_seconds": number or null each}
     text    {"kind": "text", "tokenizer": asset, "maximum_tokens", "pad_id", "pad_side", "inputs": {"ids", "mask", "types"}}
+    phonemes {"kind": "phonemes", "symbols": asset, "language", "maximum_tokens": number or null, "pad_id", "inputs": {"ids", "mask"}}
     array   {"kind": "array", "input", "shape": [numbers or names of free axes], "dtype"}
     tensors {"kind": "tensors"}: the raw input is a table of arrays without a batch axis
     parts   {"kind": "parts", "parts": {key: spec}}: the raw input is a table with one raw input for each key
@@ -21,6 +22,7 @@ from polyadapt_runtime.audio import read_audio
 from polyadapt_runtime.errors import InputError, ManifestError
 from polyadapt_runtime.image import read_image
 from polyadapt_runtime.manifest import need
+from polyadapt_runtime.phonemes import PhonemeReader
 from polyadapt_runtime.text import TextReader
 
 Example = dict[str, np.ndarray]
@@ -29,11 +31,12 @@ _NEEDED = {
     "image": ("input", "size_px"),
     "audio": ("input", "sample_rate_hz"),
     "text": ("inputs",),
+    "phonemes": ("inputs",),
     "array": ("input", "shape"),
     "tensors": (),
     "parts": ("parts",),
 }
-_TABLES: dict[str, type] = {"input": str, "inputs": dict, "parts": dict, "shape": list, "size_px": list, "tokenizer": str}
+_TABLES: dict[str, type] = {"input": str, "inputs": dict, "parts": dict, "shape": list, "size_px": list, "tokenizer": str, "symbols": str}
 
 
 class Processor:
@@ -59,6 +62,7 @@ class Processor:
             raise ManifestError(f"pre-processing of kind {self.kind!r}: {odd[0]} must be {_TABLES[odd[0]].__name__}, found {type(spec[odd[0]]).__name__}")
         self._parts = {key: Processor(need(spec["parts"], key, dict, "pre-processing: parts"), self.assets) for key in spec["parts"]} if self.kind == "parts" else {}
         self.text = TextReader(spec, self.assets.get(spec.get("tokenizer") or "tokenizer")) if self.kind == "text" else None
+        self._phonemes = PhonemeReader(spec, self.assets.get(spec.get("symbols") or "phonemes")) if self.kind == "phonemes" else None
 
     def __call__(self, raw: Any) -> Example:
         """The tensors of one example, without a batch axis.
@@ -73,6 +77,8 @@ class Processor:
             return {self.spec["input"]: read_audio(raw, self.spec)}
         if self.text is not None:
             return self.text(raw)
+        if self._phonemes is not None:
+            return self._phonemes(raw)
         if self.kind == "array":
             return {self.spec["input"]: self._array(raw)}
         return self._table(raw)
@@ -93,7 +99,7 @@ class Processor:
     @property
     def pads_exactly(self) -> bool:
         """Whether a model sees, by a mask, what was filled up: then a row does not depend on the rows beside it."""
-        return self.kind == "text" and bool(self.spec["inputs"].get("mask"))
+        return self.kind in ("text", "phonemes") and bool(self.spec["inputs"].get("mask"))
 
     def _padding(self, key: str) -> tuple[str, int]:
         """(side, value) with which an input is filled up; the side is empty where lengths must agree."""
@@ -101,7 +107,7 @@ class Processor:
             side, value = part._padding(key)
             if side:
                 return side, value
-        if self.text is not None and key in self.spec["inputs"].values():
+        if self.kind in ("text", "phonemes") and key in self.spec["inputs"].values():
             return str(self.spec.get("pad_side", "right")), int(self.spec.get("pad_id", 0)) if key == self.spec["inputs"].get("ids") else 0
         return ("right", 0) if self.kind == "audio" and key == self.spec["input"] else ("", 0)
 

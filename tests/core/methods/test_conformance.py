@@ -23,7 +23,7 @@ OURS = {name for name, card in METHODS.items() if card.implementation.startswith
 CELLS = [(family, task, method) for family, card in FAMILIES.items() for method in METHODS for task in (tasks_of(card) if method in OURS else ["any"])]
 
 NO_SPANS = ("efficientnet", "resnet")
-NO_ATTENTION = ("efficientnet", "mlp-policy", "resnet", "vits")
+NO_ATTENTION = ("efficientnet", "mlp-policy", "resnet", "vits", "voice")
 NO_STREAMS = (*NO_ATTENTION, "unet")
 
 # Where core's methods do not apply, and the words of the refusal. A method that stops applying anywhere else fails.

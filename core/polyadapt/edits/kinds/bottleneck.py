@@ -63,8 +63,11 @@ class Bottleneck(Kind):
 
     def apply(self, edit: Edit, x: torch.Tensor, h: torch.Tensor, port: Any) -> torch.Tensor:
         place = self.place(edit.variant)
+        if port.channel_dim == 1:
+            x, h = x.movedim(1, -1), h.movedim(1, -1)  # (batch, …, features)
         u = h if reads_output(place) else x  # (…, d)
-        return placed(place, u, self.made(edit, u), h, edit.tensors.get(SKIP))
+        result = placed(place, u, self.made(edit, u), h, edit.tensors.get(SKIP))
+        return result.movedim(-1, 1) if port.channel_dim == 1 else result
 
     def scaled(self, tensors: Tensors, variant: str, weight: float) -> dict[str, torch.Tensor]:
         return {name: value * weight if name in ("up", "up_bias", SKIP) else value for name, value in tensors.items()}
@@ -87,6 +90,8 @@ class Bottleneck(Kind):
     def _widths(self, port: Any, variant: str) -> tuple[int, int]:
         """Widths of what the adapter reads and of what it makes."""
         place = self.place(variant)
+        if is_before(place) and port.channel_dim == 1:
+            raise self.no(f"stand before {port.site}, whose span lies between convolutions; use a place beside or behind it")
         return int(port.out_features if reads_output(place) else port.in_features), int(port.in_features if is_before(place) else port.out_features)
 
 

@@ -1,0 +1,51 @@
+"""Fine-grained adaptation of a voice to a speaker: adapters in the flow and the text encoder, and a speaker vector.
+
+Paper: USAT: A Universal Speaker-Adaptive Text-to-Speech Approach, Wang, Song and Jha 2024, arXiv 2404.18094.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from polyadapt.methods.card import MethodCard, Paper
+from polyadapt.options import Options
+
+PLACEMENTS = {"inside": ("flow.block.*.shift",), "beside": ("flow.block.*.coupling",)}
+
+
+class UsatOptions(Options):
+    """Options of USAT's adapters."""
+
+    placement: Literal["inside", "beside"] = Field(
+        "inside", description="flow adapters read the transform's hidden frames (H in the paper, its best) or what the transform reads (X)"
+    )
+    sites: tuple[str, ...] = Field((), description="globs over span sites of the flow; in place of `placement` when given")
+    rank: int = Field(8, ge=1, description="inner width r of flow adapters (the paper's best: 8)")
+    kernel: int = Field(3, ge=1, description="width of the flow adapters' convolution in frames, an odd number (ours: 3); 1 is the paper's linear variant")
+    phoneme_rank: int = Field(8, ge=0, description="inner width of the adapters at the text encoder's attention; 0 for none (ours: 8)")
+    speaker: bool = Field(True, description="train a speaker vector, which is added to the one that is fed; only voices with speakers have a place for it")
+
+    @field_validator("kernel")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError("must be odd, so that a frame stands in the middle of what is seen")
+        return value
+
+
+CARD = MethodCard(
+    id="usat",
+    title="Flow and phoneme adapters with a speaker vector (USAT)",
+    kind="edits",
+    domains=("speech",),
+    options=UsatOptions,
+    implementation="polyadapt_speech.usat.method:Usat",
+    paper=Paper("USAT: A Universal Speaker-Adaptive Text-to-Speech Approach", "2404.18094", 2024),
+    ports=("span",),
+    families=("voice",),
+    learning_rate=2e-4,
+    notes="Adapters have a skip, the paper's Res; without one (its Seq) a voice could not start as it is. Those of the duration predictor are left out: its output is rounded. "
+    "Task synthesis has no loss in the common loop: attach by pa.attach and train with the losses of polyadapt_speech.usat.losses.",
+)

@@ -1,0 +1,1 @@
+"""The family `voice`: VITS voices on this plugin's own network."""

@@ -1,0 +1,102 @@
+"""The family `voice`: how a voice is called and what its tensors mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import nn
+
+from polyadapt.families.base import Family
+from polyadapt.families.shared import enliven, normal
+from polyadapt.families.text import random_ids, random_mask
+from polyadapt.signature import Signature, Task, TensorSpec
+from polyadapt_speech.usat.network.config import DecoderConfig, DurationConfig, VoiceConfig, WaveNetConfig
+from polyadapt_speech.usat.network.voice import Manner, Voice
+
+NOISE_INPUTS = "noise_inputs"
+
+TINY = VoiceConfig(
+    vocab_size=64,
+    width=32,
+    blocks=2,
+    ffn_width=64,
+    latent=32,
+    couplings=2,
+    flow=WaveNetConfig(32, 2, 5),
+    durations=DurationConfig(32, flows=3),
+    decoder=DecoderConfig(32, (4, 2), (8, 4), (3, 5), ((1, 3), (1, 3))),
+)
+
+
+class VoiceFamily(Family):
+    """Ids to a waveform."""
+
+    def tiny(self, task: Task) -> nn.Module:
+        return tiny_voice()
+
+    def config(self, backbone: nn.Module) -> dict[str, Any]:
+        return asdict(_voice(backbone).config)
+
+    def signature(self, backbone: nn.Module, task: Task) -> Signature:
+        config = _voice(backbone).config
+        inputs = [
+            TensorSpec("input_ids", ("batch", "tokens"), "int64", "ids of phonemes"),
+            TensorSpec("attention_mask", ("batch", "tokens"), "int64", "1 for real tokens, 0 for padding on the right"),
+        ]
+        if task.details.get(NOISE_INPUTS):
+            inputs += [
+                TensorSpec(
+                    "noise", ("batch", config.latent, "noise_frames"), "float32", "normal values times the noise scale; cut or filled up with zeros to the frames of the text"
+                ),
+                TensorSpec("duration_noise", ("batch", 2, "tokens"), "float32", "normal values times the noise scale of durations"),
+                TensorSpec("length_scale", ("batch",), "float32", "factor of all durations; 1 is the usual speed"),
+            ]
+        if config.speaker_size:
+            inputs.append(TensorSpec("speaker", ("batch", config.speaker_size), "float32", "speaker vector"))
+        outputs = (
+            TensorSpec("waveform", ("batch", "samples"), "float32", f"sound at {config.sample_rate_hz} Hz, in -1..1"),
+            TensorSpec("lengths", ("batch",), "int64", "samples of each waveform that belong to its text", "samples"),
+        )
+        return Signature(tuple(inputs), outputs)
+
+    def forward(self, backbone: nn.Module, task: Task, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        manner = Manner(inputs.get("noise"), inputs.get("duration_noise"), inputs.get("length_scale"), inputs.get("speaker"))
+        waveform, lengths = backbone(inputs["input_ids"], inputs["attention_mask"], manner)
+        return {"waveform": waveform, "lengths": lengths}  # (B, samples), (B,)
+
+    def feature_size(self, backbone: nn.Module) -> int:
+        return _voice(backbone).config.width
+
+    def example(self, backbone: nn.Module, task: Task, sizes: Mapping[str, int], generator: torch.Generator) -> dict[str, torch.Tensor]:
+        config, batch, tokens = _voice(backbone).config, sizes["batch"], sizes["tokens"]
+        made = {"input_ids": random_ids(config.vocab_size, batch, tokens, generator), "attention_mask": random_mask(batch, tokens, generator)}
+        if task.details.get(NOISE_INPUTS):
+            made["noise"] = normal((batch, config.latent, sizes["noise_frames"]), generator)
+            made["duration_noise"] = normal((batch, 2, tokens), generator) * 0.5
+            made["length_scale"] = torch.linspace(0.8, 1.4, batch)
+        if config.speaker_size:
+            made["speaker"] = normal((batch, config.speaker_size), generator)
+        return made
+
+
+def _voice(backbone: nn.Module) -> Voice:
+    assert isinstance(backbone, Voice)
+    return backbone
+
+
+@torch.no_grad()
+def tiny_voice(config: VoiceConfig = TINY) -> Voice:
+    """A random voice of whose parts none is silent. The caller seeds.
+
+    A token lasts about three frames: random durations would be blown up to minutes by their exponential.
+    """
+    voice = Voice(config)
+    enliven(voice)
+    voice.durations.affine.shift.fill_(-1.0)
+    voice.durations.affine.log_scale.zero_()
+    for flow in voice.durations.flows:
+        flow.after.weight.mul_(0.2)  # type: ignore[operator,union-attr]
+    return voice

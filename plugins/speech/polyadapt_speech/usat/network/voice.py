@@ -1,0 +1,103 @@
+"""A voice: text encoder, durations, flow and decoder of VITS, from ids to a waveform (arXiv 2106.06103 section 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from polyadapt_speech.usat.network.config import VoiceConfig
+from polyadapt_speech.usat.network.decoder import Decoder
+from polyadapt_speech.usat.network.durations import DurationPredictor
+from polyadapt_speech.usat.network.flow import Flow
+from polyadapt_speech.usat.network.lengths import frames_of
+from polyadapt_speech.usat.network.memory import Memory
+from polyadapt_speech.usat.network.text_encoder import TextEncoder
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a text is spoken. What is None is left out: no noise, the usual speed, no speaker vector.
+
+    Attributes:
+        noise: normal values times the wanted noise scale [batch, latent, frames]; cut or filled up with zeros to the frames that the text takes.
+        duration_noise: the same for durations [batch, 2, tokens].
+        length_scale: factor of all durations [batch].
+        speaker: speaker vector [batch, size].
+    """
+
+    noise: torch.Tensor | None = None
+    duration_noise: torch.Tensor | None = None
+    length_scale: torch.Tensor | None = None
+    speaker: torch.Tensor | None = None
+
+
+class Voice(nn.Module):
+    """The parts that speak. What only training needs is a module of its own (`PosteriorEncoder`, `DurationPosterior`)."""
+
+    def __init__(self, config: VoiceConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.text_encoder = TextEncoder(config)
+        self.durations = DurationPredictor(config.durations, config.width, config.speaker_size)
+        self.flow = Flow(config)
+        self.memory = Memory(config.memory_slots, config.latent) if config.memory_slots else None
+        self.decoder = Decoder(config.decoder, config.latent)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor, manner: Manner | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """A waveform for every text.
+
+        Args:
+            ids: of phonemes or characters.
+            mask: 1 for real tokens, 0 for padding on the right.
+            manner: noise, speed and speaker.
+
+        Shape:
+            ids and mask int64 [batch, tokens] -> waveform [batch, samples], lengths int64 [batch] in samples.
+        """
+        z, frame_mask, lengths = self.latent(ids, mask, manner or Manner())
+        if self.memory is not None:
+            z = self.memory(z)
+        return self.decoder(z, frame_mask), lengths * self.config.decoder.hop
+
+    def latent(self, ids: torch.Tensor, mask: torch.Tensor, manner: Manner) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What the decoder gets: z [batch, latent, frames], its mask [batch, 1, frames], lengths [batch] in frames."""
+        counts = mask.to(self.text_encoder.embed.weight.dtype)  # (B, T)
+        speaker = None if manner.speaker is None else manner.speaker.unsqueeze(-1)  # (B, S, 1)
+        hidden, mean, log_deviation = self.text_encoder(ids, counts)
+        frames = frames_of(self._durations(hidden, counts, manner, speaker))
+        z = frames.spread(mean)  # (B, C, F)
+        if manner.noise is not None:
+            z = z + _fitted(manner.noise, frames.mask) * frames.spread(log_deviation).exp()
+        z = self.flow.inverse(z, frames.mask, speaker)
+        return z, frames.mask, frames.lengths
+
+    def _durations(self, hidden: torch.Tensor, counts: torch.Tensor, manner: Manner, speaker: torch.Tensor | None) -> torch.Tensor:
+        """Whole frames of every token, int64 [batch, tokens]."""
+        noise = torch.zeros_like(hidden[:, :2]) if manner.duration_noise is None else manner.duration_noise  # (B, 2, T)
+        lasts = self.durations(hidden, counts[:, None, :], noise, speaker).exp() * counts  # (B, T)
+        if manner.length_scale is not None:
+            lasts = lasts * manner.length_scale[:, None]
+        whole: torch.Tensor = lasts.ceil().to(torch.int64)
+        return whole
+
+
+def _fitted(noise: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Noise with as many frames as a mask."""
+    frames = mask.shape[-1]
+    return F.pad(noise, (0, frames))[..., :frames] * mask
+
+
+def extended(voice: Voice, speaker_size: int = 0, memory_slots: int = 0) -> Voice:
+    """The same voice with room for speakers and a memory, both silent at the start: it sounds as before, bit for bit.
+
+    Args:
+        voice: finished; its weights are copied.
+        speaker_size: width of speaker vectors; projections to flow and durations start at 0.
+        memory_slots: vectors of the memory, whose gate starts at 0. Drawn from torch's default generator.
+    """
+    made = Voice(replace(voice.config, speaker_size=speaker_size, memory_slots=memory_slots))
+    made.load_state_dict({**made.state_dict(), **voice.state_dict()})
+    return made.train(voice.training)

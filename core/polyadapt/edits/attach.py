@@ -21,6 +21,7 @@ from polyadapt.edits.hooks import Hooks
 from polyadapt.edits.kinds import kind_of
 from polyadapt.edits.kinds.module import structure_of
 from polyadapt.edits.patches import BaseParameters
+from polyadapt.edits.statistics import keeping_statistics
 from polyadapt.errors import UserError, unknown
 from polyadapt.sites import Ports
 from polyadapt.sources.custom import call
@@ -141,16 +142,6 @@ class Attachments(nn.Module):
         finally:
             self._seen = None
 
-    @contextlib.contextmanager
-    def keeping_statistics(self) -> Iterator[None]:
-        """Put running statistics of the forms back behind the block: forward passes that only look move them in training mode."""
-        kept = [(value, value.clone()) for value in self.buffers()]
-        try:
-            yield
-        finally:
-            for value, before in kept:
-                value.copy_(before)
-
     def check_seen(self, inputs: Any) -> None:
         """Dry forwards in training and evaluation mode; every active edit must be applied in both.
 
@@ -164,7 +155,7 @@ class Attachments(nn.Module):
         try:
             for mode in (True, False):
                 self.train(mode)
-                with torch.no_grad(), self.keeping_statistics(), self.counting() as seen:
+                with torch.no_grad(), keeping_statistics(self), self.counting() as seen:
                     call(self.root, inputs)
                 missing = sorted(key for _, key in wanted - seen)
                 if missing:

@@ -12,6 +12,7 @@ import torch
 
 from polyadapt.edits import Form
 from polyadapt.edits.attach import Attachments
+from polyadapt.edits.statistics import keeping_statistics
 from polyadapt.errors import UserError
 from polyadapt.model import Model
 from polyadapt.training import randomness
@@ -109,7 +110,7 @@ def _is_random(model: Model, attachments: Attachments, batch: Batch, switch: Swi
     """Whether a training pass draws random numbers."""
     before = randomness.states(processes.device)
     switch(True)
-    with torch.no_grad(), attachments.keeping_statistics():
+    with torch.no_grad(), keeping_statistics(attachments):
         model.module(**batch.inputs)
     switch(False)
     after = randomness.states(processes.device)

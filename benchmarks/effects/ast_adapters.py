@@ -101,7 +101,7 @@ class Notebook:
 
 def answers(model: Model, data: Dataset, output: str) -> np.ndarray:
     """An output of the model for all clips, [clips, …]."""
-    sounds = torch.from_numpy(np.stack([np.asarray(row.raw) for row in data]))
+    sounds = torch.from_numpy(np.stack([samples for samples, _ in (row.raw for row in data)]))
     with torch.no_grad():
         return torch.cat([model.module(audio=rows)[output] for rows in sounds.split(32)]).numpy()
 

@@ -26,6 +26,7 @@ from polyadapt.data.readers.tux_paint import read_captions
 from polyadapt_runtime.audio import read_audio
 
 KLETTRES = Path("/usr/share/klettres")
+RATE_HZ = 16000
 SHARES = {"train": 0.6, "validation": 0.15, "test": 0.25}
 
 
@@ -79,7 +80,7 @@ def loaded(task: str) -> tuple[list[Clip], list[np.ndarray]]:
     """The clips of a task and their samples at 16 kHz, all of one length."""
     sounds = TASKS[task]
     clips = sounds.clips()
-    return clips, [read_audio(clip.path, {"sample_rate_hz": 16000, "seconds": sounds.seconds, "maximum_seconds": None}) for clip in clips]
+    return clips, [read_audio(clip.path, {"sample_rate_hz": RATE_HZ, "seconds": sounds.seconds, "maximum_seconds": None}) for clip in clips]
 
 
 def parts_of(task: str, clips: list[Clip], samples: list[np.ndarray], seed: int) -> tuple[dict[str, Dataset], list[str]]:
@@ -94,7 +95,7 @@ def parts_of(task: str, clips: list[Clip], samples: list[np.ndarray], seed: int)
     units = []
     for index, (clip, sound) in enumerate(zip(clips, samples, strict=True)):
         if clip.label in known:
-            rows[side[clip.group]].append(Example(f"{index}", sound, clip.label))
+            rows[side[clip.group]].append(Example(f"{index}", (sound, RATE_HZ), clip.label))
             if side[clip.group] == "test":
                 units.append(clip.unit)
     return {name: Dataset(f"{task} {name}", part, "audio", labels) for name, part in rows.items()}, units

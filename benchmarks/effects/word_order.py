@@ -120,7 +120,7 @@ def parts_of(seed: int, said: Mapping[tuple[str, str], np.ndarray], sides: Mappi
         rows = []
         for index in range(count):
             label, voice = ORDERS[index % len(ORDERS)], str(generator.choice(sides[name]))
-            rows.append(Example(f"{name}-{index}", clip_of([said[voice, word] for word in label.split()], generator), label))
+            rows.append(Example(f"{name}-{index}", (clip_of([said[voice, word] for word in label.split()], generator), RATE_HZ), label))
         parts[name] = Dataset(f"{TASK} {name}", rows, "audio", ORDERS)
     return parts
 

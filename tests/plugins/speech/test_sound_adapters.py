@@ -277,7 +277,7 @@ def test_training_goes_on_after_ctrl_c_with_the_same_statistics(tmp_path: Path) 
     """Bit for bit, running statistics folded in: they are part of a checkpoint."""
     model = pa.load("polyadapt:tiny-ast", task="classification")
     generator = np.random.default_rng(0)
-    rows = [Example(f"{index}", (0.1 * generator.standard_normal(8000)).astype(np.float32), "ab"[index % 2]) for index in range(12)]
+    rows = [Example(f"{index}", ((0.1 * generator.standard_normal(8000)).astype(np.float32), 16000), "ab"[index % 2]) for index in range(12)]
     data = TrainingData(Dataset("noise", rows, "audio", ("a", "b")))
     settings = TrainSettings(epochs=4, batch_size=4, device="cpu", log_every_steps=1)
 

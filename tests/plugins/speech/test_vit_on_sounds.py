@@ -43,7 +43,7 @@ def test_the_model_takes_samples_and_has_no_classes_of_pictures() -> None:
     assert model.processor.spec["kind"] == "audio" and model.task.labels == ()
     grid = model.backbone.patch_embed.grid_size  # type: ignore[union-attr]
     assert tuple(grid) == (8, 4)
-    clip = model.processor(np.zeros(16000, np.float32))["audio"]
+    clip = model.processor((np.zeros(16000, np.float32), 16000))["audio"]
     assert model.module(audio=torch.from_numpy(clip)[None])["features"].shape == (1, 64)
 
 

@@ -405,7 +405,10 @@ def test_what_does_not_fit_is_said(first: Artifact, added: Artifact, tmp_path: P
 
 @pytest.mark.slow
 def test_rows_and_a_head_learn_a_related_language_better_than_a_head_alone(tmp_path: Path) -> None:
-    """Three made-up languages first, then a fourth of their sounds from 40 words: its row finds the masks that a head alone has not."""
+    """Three made-up languages first, then a fourth of their sounds from 40 words.
+
+    The head alone stands on weights that were trained under masks and has none; the experiments also put it on old rows.
+    """
     data = TrainingData(joined(*(spoken(language, 40, 1) for language in "xyz")), joined(*(spoken(language, 10, 900) for language in "xyz")))
     shared = learned(encoder(), data, MasterAsrOptions(turn_steps=50, row_every_steps=2, head_rate=10.0), epochs=45)
     folder, test = shared.save(tmp_path / "shared"), spoken("new", 40, 7000)

@@ -23,8 +23,12 @@ def texts() -> Dataset:
     return Dataset("texts", [Example(f"{number}", prompt, None, target, {}, f"row {number}") for number, (prompt, target) in enumerate(TEXTS)], "text")
 
 
-@pytest.mark.parametrize("reference", ["polyadapt:tiny-llama?task=causal-lm", "polyadapt:tiny-t5?task=seq2seq-lm"])
-@pytest.mark.parametrize("form", ["slots", "bank", "merged"])
+LLAMA, T5 = "polyadapt:tiny-llama?task=causal-lm", "polyadapt:tiny-t5?task=seq2seq-lm"
+FORMS = ("slots", "bank", "merged")
+CELLS = [pytest.param(reference, form, marks=[] if form == "slots" else [pytest.mark.slow]) for reference in (LLAMA, T5) for form in FORMS]
+
+
+@pytest.mark.parametrize(("reference", "form"), CELLS)
 def test_perplexity_is_that_of_torch_with_and_without_an_artifact(reference: str, form: str, tmp_path: Path) -> None:
     model = pa.load(reference)
     artifact = pa.adapt(model, "lora", Parts(Split(), "", {"train": texts(), "test": texts()}), train={"max_steps": 2, "batch_size": 3, "learning_rate": 0.05})

@@ -28,7 +28,7 @@ from polyadapt.methods.base import load_method
 from polyadapt.model import Model, build_model
 from polyadapt.signature import Task
 from polyadapt.sources.processors import array_spec, make_processor
-from polyadapt.training.batches import TrainingData
+from polyadapt.training.batches import TrainingData, shuffled
 from polyadapt.training.feeds import make_feeds
 from polyadapt.training.form import attached, trainable
 from polyadapt.training.losses import objective_for
@@ -74,7 +74,8 @@ def our_step(method: str) -> Iterator[tuple[Step, int]]:
         switch = training_modes(model, attachments, form)
         feeds = make_feeds(model, form, attachments, TrainingData(data), run, processes, switch)
         parameters = trainable(attachments, form)
-        work = Work(form.trained, form.load_trained, switch, parameters, feeds.train, None, objective_for(model.task), settings, RATE, 0.0, 0, {})
+        batches = shuffled(len(feeds.train.examples), settings.batch_size)
+        work = Work(form.trained, form.load_trained, switch, parameters, feeds.train, None, objective_for(model.task), settings, RATE, 0.0, 0, {}, batches)
         stepper, turn = Stepper(work, processes), iter(range(1 << 60))
         switch(True)
 

@@ -24,7 +24,7 @@ from polyadapt.methods.base import load_method
 from polyadapt.methods.lora.card import CARD as LORA
 from polyadapt.methods.lora.card import LoraOptions
 from polyadapt.model import Model
-from polyadapt.training.batches import TrainingData
+from polyadapt.training.batches import TrainingData, shuffled
 from polyadapt.training.feeds import make_feeds
 from polyadapt.training.form import attached, trainable
 from polyadapt.training.losses import objective_for
@@ -73,7 +73,8 @@ def our_step(case: Case, model: Model, data: Any) -> Iterator[Step]:
     with attached(model, form) as attachments:
         switch = training_modes(model, attachments, form)
         feeds = make_feeds(model, form, attachments, TrainingData(data), run, processes, switch)
-        work = Work(form.trained, form.load_trained, switch, trainable(attachments, form), feeds.train, None, objective_for(model.task), settings, RATE, 0.0, 0, {})
+        batches = shuffled(len(feeds.train.examples), settings.batch_size)
+        work = Work(form.trained, form.load_trained, switch, trainable(attachments, form), feeds.train, None, objective_for(model.task), settings, RATE, 0.0, 0, {}, batches)
         stepper, turn = Stepper(work, processes), iter(range(1 << 60))
         switch(True)
 

@@ -44,7 +44,7 @@ class Work:
     seed: int
     fingerprint: dict[str, Any]
     batches: Batches
-    resting: Resting
+    resting: Resting = lambda step: ()
 
 
 def check_work(work: Work, processes: Processes) -> None:

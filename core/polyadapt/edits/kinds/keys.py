@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from polyadapt.edits.kinds.kind import AttentionCall, Kind, Tensors, hiding, normal
+from polyadapt.edits.kinds.kind import AttentionCall, Kind, Tensors, hiding, normal, real_places
 
 
 class Keys(Kind):
@@ -41,7 +41,7 @@ class Keys(Kind):
         longest = k.shape[-2]
         mask = call.explicit_mask(front=longest)
         if "length" in tensors:
-            shown = torch.arange(longest, device=key.device) < tensors["length"][:, None]  # (batch, P)
+            shown = real_places(tensors["length"], longest)  # (batch, P)
             mask = hiding(mask, F.pad(shown, (0, call.key.shape[2]), value=True))
         return replace(call, key=key, value=value, mask=mask, is_causal=False)
 

@@ -138,6 +138,11 @@ class Kind:
         return UserError(f"edits of kind {self.name!r} cannot {what}")
 
 
+def real_places(length: torch.Tensor, size: int) -> torch.Tensor:
+    """Which of `size` places each row fills, bool [batch, size]; `length` [batch] of them come first, the others are padding."""
+    return torch.arange(size, device=length.device) < length[:, None]
+
+
 def normal(shape: tuple[int, ...], scale: float, generator: torch.Generator) -> torch.Tensor:
     """Seeded normal values."""
     return torch.randn(shape, generator=generator) * scale

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from polyadapt.edits.kinds.kind import Kind, Tensors, along, normal
+from polyadapt.edits.kinds.kind import Kind, Tensors, along, normal, real_places
 
 INSTEAD = "instead"
 
@@ -86,8 +86,7 @@ class Prepend(Kind):
 
 def real(tensors: Tensors) -> torch.Tensor:
     """Which tokens of each row's prompt are no padding, bool [batch, P]."""
-    places = torch.arange(tensors["tokens"].shape[-2], device=tensors["tokens"].device)
-    return places < tensors["length"][:, None]
+    return real_places(tensors["length"], tensors["tokens"].shape[-2])
 
 
 def padded_in_front(tensors: Tensors) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -15,12 +16,12 @@ from polyadapt_speech.master_asr.assembly import mask
 from polyadapt_speech.master_asr.card import MasterAsrOptions
 
 
-class Specialists(nn.Module):
+class Specialists(nn.Module, ABC):
     """K specialists a site. Subclasses turn a choice among them into an edit."""
 
+    @abstractmethod
     def edit(self, port: OpPort, chosen: torch.Tensor) -> Edit:
         """The edit of one site, differentiable with respect to specialists and choice [K]."""
-        raise NotImplementedError
 
 
 class MaskSpecialists(Specialists):

@@ -17,25 +17,26 @@ def alphabet_of(texts: Iterable[str]) -> tuple[str, ...]:
     return (BLANK, *sorted({letter for text in texts for letter in " ".join(text.split())}))
 
 
-def letters_outside(texts: Iterable[str], alphabet: Sequence[str]) -> Counter[str]:
-    """Letters of the texts that the alphabet has in neither case, with how often they occur; how it parts words is its own affair."""
-    known = {form for symbol in alphabet for form in (symbol, symbol.upper(), symbol.lower())}
-    return Counter(letter for text in texts for letter in "".join(text.split()) if not {letter, letter.upper(), letter.lower()} & known)
+def letters_outside(texts: Iterable[str], alphabet: Sequence[str], separator: str = "|") -> Counter[str]:
+    """Letters of the texts that the alphabet has in neither case, with how often they occur; words may be parted by its `separator`."""
+    known = {form for symbol in alphabet for form in (symbol, symbol.upper(), symbol.lower())} | ({" "} if separator in alphabet else set())
+    return Counter(letter for text in texts for letter in " ".join(text.split()) if not {letter, letter.upper(), letter.lower()} & known)
 
 
-def refuse_letters_outside(dataset: Dataset, alphabet: Sequence[str], what: str = "the alphabet") -> None:
+def refuse_letters_outside(dataset: Dataset, alphabet: Sequence[str], what: str = "the alphabet", separator: str = "|") -> None:
     """Look at all transcripts before anything trains, and refuse what cannot be written in one line.
 
     Args:
         dataset: with texts.
         alphabet: the symbols, the blank first.
         what: how the message calls it.
+        separator: the symbol that stands for a space.
 
     Raises:
         UserError: letters outside, each with its count, and where the first stands.
     """
-    if found := letters_outside([example.text or "" for example in dataset], alphabet):
-        first = next(example for example in dataset if letters_outside([example.text or ""], alphabet))
+    if found := letters_outside([example.text or "" for example in dataset], alphabet, separator):
+        first = next(example for example in dataset if letters_outside([example.text or ""], alphabet, separator))
         listed = ", ".join(f"{letter!r} ({count})" for letter, count in found.most_common(MOST_LETTERS)) + (", …" if len(found) > MOST_LETTERS else "")
         raise UserError(
             f"{dataset.name}, {first.source or first.id}: transcripts hold {len(found)} letters that are not in {what} ({''.join(alphabet[1:])[:60]}): {listed}; "

@@ -68,7 +68,7 @@ class Examples:
         self._processor = model.processor
         self._prepare = prepare_for(model)
         if model.task.kind == "ctc" and (symbols := vocabulary_of(model)):
-            refuse_letters_outside(dataset, symbols, f"the alphabet of {model.reference}")
+            refuse_letters_outside(dataset, symbols, f"the alphabet of {model.reference}", str(model.task.details.get("separator", "|")))
         self._pads_exactly = pads_exactly(model.processor.spec)
         self._pads_left = model.task.kind == "causal-lm" and model.processor.spec.get("pad_side") == "left"
         self._room = memory_bytes

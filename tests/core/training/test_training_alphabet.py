@@ -56,6 +56,8 @@ def whisper() -> Model:
 def test_letters_with_the_blank_in_front() -> None:
     assert alphabet_of(["ab  b", "c"]) == ("<blank>", " ", "a", "b", "c")
     assert letters_outside(["Ab!", "b!ß"], ("<blank>", "a", "b")) == {"!": 2, "ß": 1}
+    assert letters_outside(["a b"], ("<blank>", "a", "b")) == {" ": 1}  # as a target it would be taken for the blank
+    assert not letters_outside(["a b"], ("<blank>", " ", "a", "b")) and not letters_outside(["a b"], ("<blank>", "|", "a", "b"))
 
 
 def test_letters_that_are_not_trained_are_listed_with_counts(whisper: Model) -> None:

@@ -54,12 +54,16 @@ class Processes:
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Replace every gradient by its sum over all processes, in one exchange a dtype.
 
-        Parameters without a gradient count as 0, so a process whose part of a batch is empty takes part too.
+        Parameters without a gradient count as 0, so a process whose part of a batch is empty takes part too. Those without one
+        in any process stay so, and the optimiser leaves them and their moments alone, as in a single process.
         """
         if self.count == 1:
             return
+        has_gradient = self.sum(torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int64, device=self.device))
         by_dtype: dict[torch.dtype, list[nn.Parameter]] = {}
-        for parameter in parameters:
+        for parameter, processes in zip(parameters, has_gradient.tolist(), strict=True):
+            if not processes:
+                continue
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             by_dtype.setdefault(parameter.dtype, []).append(parameter)

@@ -225,6 +225,9 @@ def test_prompts_of_different_lengths_beside_a_prefix(card: FamilyCard, options:
     for row, name in enumerate(names):
         assert close(found[row], alone(model, inputs, artifacts.get(name or ""))["features"][row]), name
     assert len({row.tobytes() for row in found}) == 4
+    keys = list(dict.fromkeys((edit.site, edit.kind, edit.variant) for artifact in artifacts.values() for edit in artifact.edits))
+    nothing = arrays(slots_of(stacked_edits(model.ports, keys, [()] * 4)))  # another bank, in which no row has any prompt
+    assert close(bundle.run({**arrays(inputs), **nothing, "artifact_id": np.arange(4)})["features"], alone(model, inputs, None)["features"])
 
 
 def test_an_artifact_that_does_nothing_leaves_nothing_behind(tmp_path: Path) -> None:

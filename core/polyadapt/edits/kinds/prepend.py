@@ -93,5 +93,6 @@ def padded_in_front(tensors: Tensors) -> dict[str, torch.Tensor]:
     """The rows' prompts with their padding in front of them, so that the last token of each stands next to the sequence."""
     tokens = tensors["tokens"]  # (batch, P, width)
     longest = tokens.shape[1]
-    places = (torch.arange(longest, device=tokens.device) + tensors["length"][:, None]) % longest  # (batch, P)
+    # Padding repeats the first token, which nobody sees. (Moving it round by a remainder would divide by 0 where no row has a prompt.)
+    places = (torch.arange(longest, device=tokens.device) - (longest - tensors["length"][:, None])).clamp_min(0)  # (batch, P)
     return {**tensors, "tokens": tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[2]))}

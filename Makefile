@@ -50,6 +50,10 @@ test: setup
 test-all: setup
 	@$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
 
+# Training and bundles on an NVIDIA GPU. Set up with `make setup ENGINE=gpu`.
+test-gpu: setup
+	@POLYADAPT_TEST_GPU=1 $(BIN)/pytest tests/gpu $(ARGS)
+
 # Bundles and artifacts, damaged by seed: refused by an error of the runtime's own, or they run. Nothing else.
 fuzz: setup
 	@$(BIN)/python tools/fuzz.py --count $(FUZZ)

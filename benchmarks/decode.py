@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import Load, Report, Side, Target, arguments_of, in_turns
+from measuring import Load, Report, Side, Target, add_device, arguments_of, in_turns, on_device
 from subjects import llama_135m
 
 from polyadapt.model import Model
@@ -29,35 +29,35 @@ STEPS = 4  # of one run of a side, all from the same cache
 class TorchStep:
     """Token by token in eager PyTorch; the cache is cut back to its length after every step."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, device: str) -> None:
         from transformers import DynamicCache
 
-        self._backbone: Any = model.backbone
+        self._backbone: Any = model.backbone.to(device)
         self._cache = DynamicCache()
-        self._token = torch.tensor([[7]])
+        self._token = torch.tensor([[7]], device=device)
         with torch.inference_mode():
-            self._backbone(input_ids=torch.arange(PAST)[None], past_key_values=self._cache, use_cache=True)
+            self._backbone(input_ids=torch.arange(PAST, device=device)[None], past_key_values=self._cache, use_cache=True)
 
     def __call__(self) -> np.ndarray:
         with torch.inference_mode():
             logits = self._backbone(input_ids=self._token, past_key_values=self._cache, use_cache=True).logits
         self._cache.crop(-1)
-        return np.asarray(logits[0, -1].numpy())
+        return np.asarray(logits[0, -1].cpu().numpy())
 
 
 class BundleStep:
     """Token by token from a bundle, with the runtime or with onnxruntime alone on the same session and the same tensors."""
 
-    def __init__(self, folder: Path, threads: tuple[int, ...]) -> None:
+    def __init__(self, folder: Path, threads: tuple[int, ...], device: str) -> None:
         self._states: dict[int, Any] = {}
         for count in threads:
-            bundle = Bundle(folder, device="cpu", threads=count)
+            bundle = Bundle(folder, device=device, threads=count)
             _, decoding = bundle._writer._begin(range(PAST), {})
             decoding.scores(np.arange(PAST)[None])
             session, past = bundle._session, dict(decoding._past)
             fed = {"input_ids": session.value(np.array([[7]])), "attention_mask": session.value(np.ones((1, PAST + 1), np.int64)), **past}
             self._states[count] = (session, past, fed)
-        self._count = threads[0]
+        self._count, self._device = threads[0], device
 
     def set_threads(self, count: int) -> None:
         self._count = count
@@ -68,6 +68,8 @@ class BundleStep:
 
     def bare(self) -> object:
         session, _, fed = self._states[self._count]
+        if self._device == "cuda":
+            return session.run_bound(session.outputs, fed)
         return session._session.run_with_ort_values(session.outputs, fed)
 
 
@@ -82,12 +84,12 @@ def repeated(step: Callable[[], object]) -> Callable[[], None]:
 
 
 def main() -> int:
-    arguments = arguments_of("A decode step of a bundle against PyTorch eager.", 20)
-    report = Report("decode", f"One token after {PAST}, batch 1, SmolLM2-135M's architecture", is_trial=arguments.is_trial)
+    arguments = arguments_of("A decode step of a bundle against PyTorch eager.", 20, add_device)
+    report = Report(on_device("decode", arguments), f"One token after {PAST}, batch 1, SmolLM2-135M's architecture", is_trial=arguments.is_trial)
     model = llama_135m()
     with tempfile.TemporaryDirectory() as folder:
         made = export(model, {}, Path(folder) / "text.bundle")
-        torch_step, bundle_step = TorchStep(model), BundleStep(made.directory, arguments.threads)
+        torch_step, bundle_step = TorchStep(model, arguments.device), BundleStep(made.directory, arguments.threads, arguments.device)
         expected, found = torch_step(), bundle_step.runtime()
         if np.abs(found - expected).max() > 1e-4 * np.abs(expected).max():
             raise RuntimeError("the bundle's scores are not those of PyTorch")

@@ -250,12 +250,14 @@ def command() -> str:
 
 
 def machine() -> str:
-    """Processor and Python in a few words."""
+    """Processor, GPU and Python in a few words."""
     try:
         models = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     except OSError:
         models = []
-    return f"{os.cpu_count()} x {models[0] if models else platform.machine()}, {platform.system()}, Python {platform.python_version()}"
+    torch = sys.modules.get("torch")
+    graphics = f", {torch.cuda.get_device_name()}" if torch is not None and torch.cuda.is_available() else ""
+    return f"{os.cpu_count()} x {models[0] if models else platform.machine()}{graphics}, {platform.system()}, Python {platform.python_version()}"
 
 
 def versions() -> dict[str, str]:
@@ -275,10 +277,21 @@ def arguments_of(description: str, rounds: int, add: Callable[[argparse.Argument
     parser.add_argument("--rounds", type=int, default=rounds, help=f"turns of every side (default {rounds}; fewer make the run a trial)")
     parser.add_argument("--cpu-time", action="store_true", help="measure processor time with one thread: a look on a busy machine, always a trial")
     parser.add_argument("--out", type=Path, help="where the results go (default: benchmarks/results, if the run is valid)")
+    parser.set_defaults(device="cpu")
     if add is not None:
         add(parser)
     arguments = parser.parse_args()
     arguments.is_trial = arguments.rounds < rounds or arguments.cpu_time
     arguments.clock = time.process_time if arguments.cpu_time else time.perf_counter
-    arguments.threads = (1,) if arguments.cpu_time else (1, 2)
+    arguments.threads = (1,) if arguments.cpu_time or arguments.device == "cuda" else (1, 2)
     return arguments
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """An option for benchmarks that run on a GPU as well; their results are kept under a name of their own."""
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where everything is measured (default cpu)")
+
+
+def on_device(name: str, arguments: argparse.Namespace) -> str:
+    """The name of a report that may be of a GPU."""
+    return name if arguments.device == "cpu" else f"{name}_{arguments.device}"

@@ -59,12 +59,19 @@ def lora(model: Model, seed: int, sites: tuple[str, ...] = SITES) -> Artifact:
     return Artifact("lora", model.base_id, model.family.card.id, model.task.kind, tuple(form.lower()))
 
 
-def session(bundle: Path, threads: int) -> onnxruntime.InferenceSession:
-    """The bundle's graph in onnxruntime alone."""
+def session(bundle: Path, threads: int, device: str = "cpu") -> onnxruntime.InferenceSession:
+    """The bundle's graph in onnxruntime alone. On a GPU without TF32, as the runtime runs it."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = options.inter_op_num_threads = threads
-    return onnxruntime.InferenceSession(str(bundle / "onnx" / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device == "cuda":
+        onnxruntime.preload_dlls()
+        providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
+    opened = onnxruntime.InferenceSession(str(bundle / "onnx" / "model.onnx"), options, providers=providers)
+    if len(opened.get_providers()) != len(providers):
+        raise RuntimeError("onnxruntime did not take its CUDA provider")
+    return opened
 
 
 class Choice:
@@ -91,11 +98,12 @@ class Choice:
         return Side(name, run, self.threads, self.set_threads)
 
 
-def graph_call(bundle: Path, feeds: Mapping[str, np.ndarray]) -> Callable[[int], Callable[[], object]]:
-    """onnxruntime alone, everything as OrtValues."""
+def graph_call(bundle: Path, feeds: Mapping[str, np.ndarray], device: str = "cpu") -> Callable[[int], Callable[[], object]]:
+    """onnxruntime alone, everything as OrtValues that lie on the device."""
 
     def make(count: int) -> Callable[[], object]:
-        inner, values = session(bundle, count), {name: onnxruntime.OrtValue.ortvalue_from_numpy(value) for name, value in feeds.items()}
+        inner = session(bundle, count, device)
+        values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(value, device) for name, value in feeds.items()}
         return lambda: inner.run_with_ort_values(None, values)
 
     return make

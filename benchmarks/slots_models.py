@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from measuring import Load, Report, arguments_of, in_turns
+from measuring import Load, Report, add_device, arguments_of, in_turns, on_device
 from slots import Choice, graph_call, lora
 from subjects import llama_135m, vit_small
 
@@ -37,8 +37,8 @@ def feeds_of(bundle: Path, sizes: Mapping[str, int]) -> Feeds:
 
 
 def main() -> int:
-    arguments = arguments_of("What slots cost in larger models.", 20)
-    report = Report("slots_models", "Slots in ViT-S and in a decode step of Llama-135M (LoRA rank 8 on q and v)", is_trial=arguments.is_trial)
+    arguments = arguments_of("What slots cost in larger models.", 20, add_device)
+    report = Report(on_device("slots_models", arguments), "Slots in ViT-S and in a decode step of Llama-135M (LoRA rank 8 on q and v)", is_trial=arguments.is_trial)
     with tempfile.TemporaryDirectory() as folder:
         for name, (make, several, repeats) in SUBJECTS.items():
             model = make()
@@ -53,10 +53,10 @@ def main() -> int:
                 for label, sizes in several.items():
                     feeds = feeds_of(bundles["base"], sizes)
                     calls = {
-                        "merged": graph_call(bundles["merged"], feeds),
-                        "base": graph_call(bundles["base"], feeds),
-                        "active": graph_call(bundles["slots"], {**feeds, **slots}),
-                        "nothing": graph_call(bundles["slots"], feeds),
+                        "merged": graph_call(bundles["merged"], feeds, arguments.device),
+                        "base": graph_call(bundles["base"], feeds, arguments.device),
+                        "active": graph_call(bundles["slots"], {**feeds, **slots}, arguments.device),
+                        "nothing": graph_call(bundles["slots"], feeds, arguments.device),
                     }
                     rounds = in_turns([Choice(call, arguments.threads).side(side, repeats) for side, call in calls.items()], arguments.rounds, arguments.clock)
                     report.rows.append(rounds.ratio("active", "merged", f"{name}, {label}: active slots / merged"))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from measuring import Load, Report, Side, Target, arguments_of, in_turns
+from measuring import Load, Report, Side, Target, add_device, arguments_of, in_turns, on_device
 from subjects import llama_135m, pictures, texts, vit_small, with_hand_written_lora, with_peft_lora
 from torch import nn
 from torch.nn import functional as F
@@ -65,11 +65,12 @@ def load(case: Case) -> tuple[Model, Any]:
 
 
 @contextlib.contextmanager
-def our_step(case: Case, model: Model, data: Any) -> Iterator[Step]:
+def our_step(case: Case, model: Model, data: Any, device: str) -> Iterator[Step]:
     """The step that `adapt` takes."""
-    settings = TrainSettings(batch_size=case.batch, frozen_prefix="off", device="cpu")
-    run, processes = Run(settings), find_processes("cpu", "no")
-    form = load_method(LORA).build(model, LoraOptions(sites=case.sites, rank=RANK, alpha=ALPHA), torch.Generator().manual_seed(0))
+    settings = TrainSettings(batch_size=case.batch, frozen_prefix="off", device=device)
+    run, processes = Run(settings), find_processes(device, "no")
+    model.module.to(processes.device)
+    form = load_method(LORA).build(model, LoraOptions(sites=case.sites, rank=RANK, alpha=ALPHA), torch.Generator().manual_seed(0)).to(processes.device)
     with attached(model, form) as attachments:
         switch = training_modes(model, attachments, form)
         feeds = make_feeds(model, form, attachments, TrainingData(data), run, processes, switch)
@@ -86,21 +87,21 @@ def our_step(case: Case, model: Model, data: Any) -> Iterator[Step]:
         yield step
 
 
-def picture_loss(module: Any, model: Model, data: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+def picture_loss(module: Any, model: Model, data: Any, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
     """Normalisation, forward and cross entropy, with a new class head."""
     inner: Any = module.get_base_model() if hasattr(module, "get_base_model") else module
-    inner.head = nn.Linear(inner.embed_dim, len(model.task.labels))
+    inner.head = nn.Linear(inner.embed_dim, len(model.task.labels), device=device)
     nn.init.zeros_(inner.head.weight)
     nn.init.zeros_(inner.head.bias)
-    labels = torch.tensor([model.task.labels.index(row.label) for row in data])
-    inputs = torch.stack([torch.from_numpy(model.processor(row.raw)["image"]) for row in data])
-    front: Any = model.module.front
+    labels = torch.tensor([model.task.labels.index(row.label) for row in data], device=device)
+    inputs = torch.stack([torch.from_numpy(model.processor(row.raw)["image"]) for row in data]).to(device)
+    front: Any = model.module.front.to(device)
     return lambda rows: F.cross_entropy(module(front(image=inputs[rows])["image"]), labels[rows])
 
 
-def text_loss(module: Any, model: Model, data: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+def text_loss(module: Any, model: Model, data: Any, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
     """The loss of transformers' own forward."""
-    inputs = torch.stack([torch.from_numpy(row.raw) for row in data])
+    inputs = torch.stack([torch.from_numpy(row.raw) for row in data]).to(device)
 
     def loss(rows: torch.Tensor) -> torch.Tensor:
         ids = inputs[rows]
@@ -111,17 +112,17 @@ def text_loss(module: Any, model: Model, data: Any) -> Callable[[torch.Tensor], 
 
 
 @contextlib.contextmanager
-def plain_step(case: Case, model: Model, data: Any, wrap: Callable[..., Any]) -> Iterator[Step]:
+def plain_step(case: Case, model: Model, data: Any, wrap: Callable[..., Any], device: str) -> Iterator[Step]:
     """A loop in plain PyTorch around a module that carries its own LoRA. The model's backbone is changed for good."""
-    module = wrap(model.backbone, case.targets, RANK, ALPHA)
-    loss_of = (picture_loss if case.family == "vit" else text_loss)(module, model, data)
+    module = wrap(model.backbone, case.targets, RANK, ALPHA).to(device)
+    loss_of = (picture_loss if case.family == "vit" else text_loss)(module, model, data, device)
     module.train()
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimiser, turn = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0, fused=True), iter(range(1 << 60))
 
     def step() -> float:
         start = next(turn) % 4 * case.batch
-        loss = loss_of(torch.arange(start, start + case.batch))
+        loss = loss_of(torch.arange(start, start + case.batch, device=device))
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -131,11 +132,11 @@ def plain_step(case: Case, model: Model, data: Any, wrap: Callable[..., Any]) ->
     yield step
 
 
-def steps_of(case: Case, side: str, model: Model, data: Any) -> contextlib.AbstractContextManager[Step]:
+def steps_of(case: Case, side: str, model: Model, data: Any, device: str) -> contextlib.AbstractContextManager[Step]:
     """The step of one side."""
     if side == "polyadapt":
-        return our_step(case, model, data)
-    return plain_step(case, model, data, with_hand_written_lora if side == "by hand" else with_peft_lora)
+        return our_step(case, model, data, device)
+    return plain_step(case, model, data, with_hand_written_lora if side == "by hand" else with_peft_lora, device)
 
 
 def measure_times(name: str, arguments: argparse.Namespace, report: Report) -> None:
@@ -143,7 +144,7 @@ def measure_times(name: str, arguments: argparse.Namespace, report: Report) -> N
     model, data = load(case)
     with contextlib.ExitStack() as stack:
         # Every side has a model of its own: the same seed gives the same weights.
-        steps = {side: stack.enter_context(steps_of(case, side, model if side == SIDES[0] else load(case)[0], data)) for side in SIDES}
+        steps = {side: stack.enter_context(steps_of(case, side, model if side == SIDES[0] else load(case)[0], data, arguments.device)) for side in SIDES}
         losses = {side: checked_loss(case, step) for side, step in steps.items()}
         if max(losses.values()) - min(losses.values()) > 1e-5 * max(losses.values()):
             raise RuntimeError(f"{name}: the sides do not compute the same loss: {losses}")
@@ -163,10 +164,11 @@ def checked_loss(case: Case, step: Step) -> float:
 
 def main() -> int:
     def add(parser: argparse.ArgumentParser) -> None:
+        add_device(parser)
         parser.add_argument("--cases", nargs="+", choices=tuple(CASES), default=tuple(CASES), help="some of the cases")
 
     arguments = arguments_of("LoRA training step against a hand-written loop and PEFT.", 20, add)
-    report = Report("train_step", "One LoRA training step (rank 8), random weights", is_trial=arguments.is_trial)
+    report = Report(on_device("train_step", arguments), "One LoRA training step (rank 8), random weights", is_trial=arguments.is_trial)
     with Load() as load_of_others:
         for name in arguments.cases:
             measure_times(name, arguments, report)

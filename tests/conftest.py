@@ -13,13 +13,12 @@ import threading
 
 import pytest
 
-# Set before any library is imported, and handed on to subprocesses. No test reaches a hub, an index or a GPU.
+# Set before any library is imported, and handed on to subprocesses. No test reaches a hub or an index; only those of tests/gpu reach a GPU.
 _SCRATCH = tempfile.TemporaryDirectory(prefix="polyadapt-tests-")
 os.environ.update(
     {
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        "CUDA_VISIBLE_DEVICES": "",
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HOME": f"{_SCRATCH.name}/huggingface",
@@ -29,6 +28,8 @@ os.environ.update(
         "PIP_NO_INDEX": "1",
     }
 )
+if not os.environ.get("POLYADAPT_TEST_GPU"):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # A shell that starts this in the background has it ignore Ctrl-C, and every process below it too; tests of Ctrl-C need it.
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -37,6 +37,7 @@ from polyadapt.host import Host
 from polyadapt.methods.base import load_method
 from polyadapt.model import Model
 from polyadapt.training import TrainingData, TrainSettings, fit
+from polyadapt.training.processes import find_processes, moved
 
 BLOCKS = ("encoder.block.2", "encoder.block.3")
 SPANS = tuple(f"{block}.ffn" for block in BLOCKS)
@@ -99,17 +100,18 @@ class Notebook:
         return [row for row in self.outcomes if (row.task, row.arm, row.seed) == (task, arm, seed) and rate in (None, row.rate)]
 
 
-def answers(model: Model, data: Dataset, output: str) -> np.ndarray:
+def answers(model: Model, data: Dataset, output: str, device: str) -> np.ndarray:
     """An output of the model for all clips, [clips, …]."""
     sounds = torch.from_numpy(np.stack([samples for samples, _ in (row.raw for row in data)]))
-    with torch.no_grad():
-        return torch.cat([model.module(audio=rows)[output] for rows in sounds.split(32)]).numpy()
+    place = find_processes(device, "no").device
+    with torch.no_grad(), moved(model.module, place):
+        return torch.cat([model.module(audio=rows.to(place))[output].cpu() for rows in sounds.split(32)]).numpy()
 
 
-def probe(model: Model, parts: Mapping[str, Dataset], task: str, seed: int, notebook: Notebook) -> None:
+def probe(model: Model, parts: Mapping[str, Dataset], task: str, seed: int, notebook: Notebook, device: str) -> None:
     """Logistic regression on the frozen features, run to its optimum at every penalty; the best on the validation part is kept."""
     began = time.monotonic()
-    features = {name: answers(model, part, "features") for name, part in parts.items()}
+    features = {name: answers(model, part, "features", device) for name, part in parts.items()}
     scaler = StandardScaler().fit(features["train"])
     x, y = {name: scaler.transform(value) for name, value in features.items()}, {name: part.targets() for name, part in parts.items()}
     solved = {penalty: LogisticRegression(C=penalty, max_iter=20_000, tol=1e-6).fit(x["train"], y["train"]) for penalty in PENALTIES}
@@ -127,7 +129,7 @@ def train(model: Model, parts: Mapping[str, Dataset], task: str, name: str, arm:
     artifact = fit(model, load_method(card), card.options(**arm.options), TrainingData(parts["train"]), settings)
     artifact.attach(model, "measured").eval()
     try:
-        right = {part: answers(model, parts[part], "logits").argmax(-1) == parts[part].targets() for part in ("validation", "test")}
+        right = {part: answers(model, parts[part], "logits", settings.device).argmax(-1) == parts[part].targets() for part in ("validation", "test")}
     finally:
         detach(model, "measured")
     head = (model.family.feature_size(model.backbone) + 1) * len(parts["train"].labels)
@@ -139,19 +141,19 @@ def train(model: Model, parts: Mapping[str, Dataset], task: str, name: str, arm:
     return outcome
 
 
-def run(task: str, seeds: int, arms: Sequence[str], notebook: Notebook) -> None:
+def run(task: str, seeds: int, arms: Sequence[str], notebook: Notebook, device: str) -> None:
     """Everything of one task that the notebook lacks, seed by seed."""
     model = pa.load("polyadapt:whisper-tiny.en", task="classification")
     clips, samples = loaded(task)
     for seed in range(seeds):
         parts, _ = parts_of(task, clips, samples, seed)
         if not notebook.find(task, PROBE, seed):
-            probe(model, parts, task, seed, notebook)
+            probe(model, parts, task, seed, notebook, device)
         for name in arms:
             rates = ARMS[name].rates if seed == 0 else (chosen_rate(notebook, task, name),)
             for rate in rates:
                 if not notebook.find(task, name, seed, rate):
-                    settings = TrainSettings(epochs=EPOCHS[task], batch_size=BATCH_SIZE, learning_rate=rate, seed=seed, device="cpu")
+                    settings = TrainSettings(epochs=EPOCHS[task], batch_size=BATCH_SIZE, learning_rate=rate, seed=seed, device=device)
                     outcome = train(model, parts, task, name, ARMS[name], settings, notebook)
                     print(f"{task}: {name} seed {seed} rate {rate:g}: {outcome.test:.1f} ({outcome.seconds:.0f} s)", flush=True)
 
@@ -210,11 +212,22 @@ def summary(task: str, seeds: int, notebook: Notebook) -> dict[str, Any]:
 
 
 def table(task: str, found: Mapping[str, Any]) -> str:
-    """Figures of one task for people."""
-    lines = [f"{task}: {found['classes']} classes, clips of the first seed {found['clips'][0]}, test accuracy in percent"]
-    lines += [f"  {name:<14} {row['mean']:6.2f}  {row['all']}  {row['values']} values, rate {row['rate']:g}" for name, row in found["arms"].items()]
-    lines += [f"  {name}: {row['points']:+.2f} {row['interval']}" for name, row in found["compared"].items()]
-    return "\n".join(lines)
+    """Figures of one task as Markdown."""
+    clips = ", ".join(f"{count} {name}" for name, count in found["clips"][0].items())
+    lines = [f"{task.capitalize()}: {found['classes']} classes, {clips} clips (first seed), {found['seconds_heard']:g} s heard; test accuracy in percent.", ""]
+    lines += ["| arm | mean | by seed | learning rate or C | trained values |", "|---|---|---|---|---|"]
+    for name, row in found["arms"].items():
+        lines.append(f"| {name} | {row['mean']:.1f} | {', '.join(f'{value:.1f}' for value in row['all'])} | {row['rate']:g} | {row['values']} |")
+    return "\n".join([*lines, "", *differences(found["compared"]), ""])
+
+
+def differences(compared: Mapping[str, Any]) -> list[str]:
+    """Paired differences, a line each."""
+    lines = []
+    for name, row in compared.items():
+        low, high = row["interval"]
+        lines.append(f"- {name}: {row['points']:+.1f} points [{low:+.1f} … {high:+.1f}]{', above zero' if row['above_zero'] else ''}")
+    return lines
 
 
 def main() -> int:
@@ -222,16 +235,17 @@ def main() -> int:
     parser.add_argument("--tasks", nargs="+", choices=tuple(TASKS), default=tuple(TASKS))
     parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=tuple(ARMS))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--device", default="auto", help="auto takes a GPU where there is one")
     parser.add_argument("--notebook", type=Path, default=Path("runs/effects/ast_adapters.jsonl"), help="finished trainings; delete it to begin anew")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "ast_adapters.json")
     arguments = parser.parse_args()
     notebook = Notebook(arguments.notebook)
     with Load() as load_of_others:
         for task in arguments.tasks:
-            run(task, arguments.seeds, arguments.arms, notebook)
+            run(task, arguments.seeds, arguments.arms, notebook, arguments.device)
     found = {task: summary(task, arguments.seeds, notebook) for task in TASKS if notebook.find(task, PROBE, arguments.seeds - 1)}
-    for task, row in found.items():
-        print(table(task, row))
+    page = "\n".join(table(task, row) for task, row in found.items())
+    print(page)
     adapters = [f"{name} - {PROBE}" for name in ARMS if name != "full"]
     beaten = [task for task, row in found.items() if any(row["compared"][pair]["above_zero"] for pair in adapters if pair in row["compared"])]
     check = {"an adapter beats the linear probe, its interval above zero, on at least two tasks": {"holds": len(beaten) >= 2, "tasks": beaten}}
@@ -243,6 +257,7 @@ def main() -> int:
         "load_of_others": round(load_of_others.others, 2),
         "tasks": found,
         "checks": check,
+        "table": page,
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from ast_adapters import PROBE, Arm, Notebook, Outcome, paired, probe, train
+from ast_adapters import PROBE, Arm, Notebook, Outcome, differences, paired, probe, train
 from measuring import Load, command, machine, versions
 from torch.nn import functional as F
 
@@ -125,7 +126,7 @@ def parts_of(seed: int, said: Mapping[tuple[str, str], np.ndarray], sides: Mappi
     return parts
 
 
-def run(seeds: int, notebook: Notebook, epochs: int, pretraining: int) -> list[float]:
+def run(seeds: int, notebook: Notebook, epochs: int, pretraining: int, device: str) -> list[float]:
     """Everything that the notebook lacks; accuracies of the pretrained nets that were made for it."""
     said, known = spoken(), []
     for seed in range(seeds):
@@ -139,9 +140,9 @@ def run(seeds: int, notebook: Notebook, epochs: int, pretraining: int) -> list[f
         print(f"seed {seed}: single words {accuracy:.1f}", flush=True)
         parts = parts_of(seed, said, sides)
         if not notebook.find(TASK, PROBE, seed):
-            probe(model, parts, TASK, seed, notebook)
+            probe(model, parts, TASK, seed, notebook, device)
         for name, rate in wanted:
-            settings = TrainSettings(epochs=epochs, batch_size=16, learning_rate=rate, seed=seed, device="cpu")
+            settings = TrainSettings(epochs=epochs, batch_size=16, learning_rate=rate, seed=seed, device=device)
             outcome = train(model, parts, TASK, name, ARMS[name], settings, notebook)
             print(f"seed {seed}: {name} rate {rate:g}: {outcome.test:.1f} ({outcome.seconds:.0f} s)", flush=True)
     return known
@@ -157,18 +158,24 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--pretraining", type=int, default=15, help="epochs of the small AST on single words")
+    parser.add_argument("--device", default="auto", help="auto takes a GPU where there is one")
     parser.add_argument("--notebook", type=Path, default=Path("runs/effects/word_order.jsonl"), help="finished trainings; delete it to begin anew")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "word_order.json")
     arguments = parser.parse_args()
     notebook = Notebook(arguments.notebook)
     with Load() as load_of_others:
-        known = run(arguments.seeds, notebook, arguments.epochs, arguments.pretraining)
+        known = run(arguments.seeds, notebook, arguments.epochs, arguments.pretraining, arguments.device)
     rows: dict[str, list[Outcome]] = {PROBE: [notebook.find(TASK, PROBE, seed)[0] for seed in range(arguments.seeds)]}
     rows |= {name: [notebook.find(TASK, name, seed, best_rate(notebook, name))[0] for seed in range(arguments.seeds)] for name in ARMS}
     units = [[str(index) for index in range(SIZES["test"])]] * arguments.seeds
     arms = {name: {"all": [round(row.test, 2) for row in found], "rate": found[0].rate, "values": found[0].parameters} for name, found in rows.items()}
     pairs = (("conformer", "bottleneck"), ("bottleneck", PROBE), ("conformer", PROBE))
     checks: dict[str, Any] = {f"{left} > {right}": paired(rows[left], rows[right], units) for left, right in pairs}
+    lines = [f"Word order on a small AST, {len(ORDERS)} classes, {SIZES['test']} test clips a seed; test accuracy in percent.", ""]
+    lines += ["| arm | mean | by seed | learning rate or C | trained values |", "|---|---|---|---|---|"]
+    for name, row in arms.items():
+        lines.append(f"| {name} | {statistics.fmean(row['all']):.1f} | {', '.join(f'{value:.1f}' for value in row['all'])} | {row['rate']:g} | {row['values']} |")
+    page = "\n".join([*lines, "", *differences(checks), ""])
     result = {
         "experiment": "word_order",
         "command": command(),
@@ -180,10 +187,11 @@ def main() -> int:
         "epochs": arguments.epochs,
         "arms": arms,
         "checks": checks,
+        "table": page,
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps({"arms": arms, "checks": checks}, indent=2))
+    print(page)
     return 0
 
 

@@ -62,7 +62,7 @@ def check_merged(methods: Sequence[Method], model: Model, directory: Path) -> An
 def check_bank(methods: Sequence[Method], model: Model, directory: Path) -> Any:
     """Export every method that a bank takes and that applies, all in one bank; the exporter's gate is the check: parity of every row.
 
-    Prompts are left out where a decoder has caches: those of its rows would differ in length.
+    Prompts are left out beside others where a decoder has caches: those of its rows would differ in length, which the exporter refuses.
 
     Returns:
         The bundle, with the gate's report.
@@ -73,13 +73,9 @@ def check_bank(methods: Sequence[Method], model: Model, directory: Path) -> Any:
     from polyadapt_onnx import export
     from polyadapt_onnx.views import writes
 
-    artifacts = {}
-    for method in methods:
-        if "bank" in method.card.exports and not applies(method, model):
-            artifact = adapted_artifact(method, model)
-            if not (writes(model) and any(edit.kind == "prepend" for edit in artifact.edits)):
-                artifacts[method.card.id] = artifact
-    return export(model, artifacts, directory / f"{model.family.card.id}-bank.bundle", "bank")
+    artifacts = {method.card.id: adapted_artifact(method, model) for method in methods if "bank" in method.card.exports and not applies(method, model)}
+    even = {name: artifact for name, artifact in artifacts.items() if not (writes(model) and any(edit.kind == "prepend" for edit in artifact.edits))}
+    return export(model, even or artifacts, directory / f"{model.family.card.id}-bank.bundle", "bank")
 
 
 def merged_representatives(methods: Sequence[Method], model: Model) -> list[Method]:

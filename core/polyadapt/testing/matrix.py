@@ -29,6 +29,7 @@ from polyadapt.methods.base import Method, load_method
 from polyadapt.model import Model
 from polyadapt.testing.conformance import applies, check_method, has_form, tasks_of, tiny_model
 from polyadapt.testing.exporting import check_bank, check_export, check_merged
+from polyadapt_runtime.manifest import read_manifest
 
 FORMS = ("adapt", "slots", "merged", "bank")
 PASSED, REFUSED, FAILED = "passed", "refused", "failed"
@@ -84,10 +85,16 @@ def _joint(family: str, task: str, form: str, methods: Sequence[Method], check: 
     """One graph for all; only when that fails, one for each, to see whose fault it is."""
     able = [method for method in methods if form in method.card.exports]
     cells = [Cell(family, task, method.card.id, form, REFUSED, f"its card exports {' and '.join(method.card.exports)} only") for method in methods if method not in able]
-    together = [_cell(family, task, method, form, lambda model: check(able, model)) for method in able[:1]]
-    if all(cell.state == PASSED for cell in together):
-        return cells + [Cell(family, task, method.card.id, form, PASSED) for method in able]
-    alone = [_cell(family, task, method, form, lambda model, method=method: check([method], model)) for method in able]
+    proved: set[str] = set()
+
+    def check_all(model: Model) -> None:
+        proved.update(read_manifest(check(able, model).directory, verify=False).artifacts)
+
+    together = [_cell(family, task, method, form, check_all) for method in able[:1]]
+    left = [method for method in able if method.card.id not in proved]  # a bank leaves out what cannot stand beside the others
+    alone = [_cell(family, task, method, form, lambda model, method=method: check([method], model)) for method in left]
+    if proved:
+        return cells + [Cell(family, task, method.card.id, form, PASSED) for method in able if method not in left] + alone
     if all(cell.state == PASSED for cell in alone):
         return cells + [Cell(family, task, method.card.id, form, FAILED, f"passes alone, but not beside the others: {together[0].reason}") for method in able]
     return cells + alone

@@ -197,10 +197,11 @@ def test_the_selftest_and_the_report_cover_every_artifact_at_every_size(banked: 
 REFUSED = [
     (VIT, "classification", "full", "patch has no slots"),
     (LLAMA, "causal-lm", "prompt", r"tokens:prepend: prompts of other lengths give the rows of a batch caches of other lengths.* use form 'slots'"),
+    (CLIP, "image-text", "prompt", "text.tokens:prepend: its module does not run on the rows of the batch"),
 ]
 
 
-@pytest.mark.parametrize(("card", "task", "method", "reason"), REFUSED, ids=[method for _, _, method, _ in REFUSED])
+@pytest.mark.parametrize(("card", "task", "method", "reason"), REFUSED, ids=[f"{method} in {card.id}" for card, _, method, _ in REFUSED])
 def test_what_rows_cannot_have_of_their_own_is_refused(card: FamilyCard, task: str, method: str, reason: str, tmp_path: Path) -> None:
     model = tiny_model(card, task)
     with pytest.raises(UserError, match=reason):

@@ -130,7 +130,10 @@ def modules_of(ports: Ports, group: SlotGroup) -> list[nn.Module]:
     port = ports.get(kind_of(group.kind).port, group.site)
     if isinstance(port, SpanPort):
         return [port.start.module, port.end.module]
-    return [] if isinstance(port, StreamPort) else [port.module]
+    if isinstance(port, StreamPort):
+        reader = port.blocks[port.index] if port.blocks else port.embed
+        return [port.tower if reader is None else reader]
+    return [port.module]
 
 
 def _graph(job: Job, view: View, groups: Sequence[SlotGroup], banked: Sequence[SlotGroup], sets: Sets, report: GateReport) -> list[Case]:

@@ -19,11 +19,11 @@ export OMP_NUM_THREADS ?= 1
 export PYTHON VENV ENGINE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights web demo test test-all fuzz lint format types imports docs docs-update check-wheels matrix bench freeze clean
+.PHONY: help setup weights web demo test test-all test-gpu fuzz lint format types imports docs docs-update check-wheels matrix bench freeze clean
 
 help:
 	@sed -n 's/^#   make /make /p' Makefile
-	@echo "also: setup weights web test-all lint format types imports docs docs-update check-wheels matrix bench freeze clean"
+	@echo "also: setup weights web test-all test-gpu lint format types imports docs docs-update check-wheels matrix bench freeze clean"
 
 setup:
 	@tools/setup.sh

@@ -64,3 +64,8 @@ class Task:
             from polyadapt.errors import unknown
 
             raise unknown("task", self.kind, TASK_KINDS)
+
+    @property
+    def transcribes(self) -> bool:
+        """Whether it writes sound down as text: labels of the data are no classes then."""
+        return self.kind in ("ctc", "transcription")

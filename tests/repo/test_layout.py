@@ -64,7 +64,7 @@ def test_test_files_have_unique_names_and_no_packages() -> None:
 
 
 def test_tests_mirror_the_tree() -> None:
-    rooms = {"core", "exporters", "plugins", "data", "e2e", "repo", "examples"}
+    rooms = {"core", "exporters", "plugins", "data", "e2e", "gpu", "repo", "examples"}
     assert {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "__pycache__"} <= rooms
     plugins = {path.name for path in (ROOT / "plugins").iterdir() if path.is_dir()}
     tested = ROOT / "tests" / "plugins"

@@ -89,7 +89,7 @@ def adapt(
         TrainingError: training cannot go on.
         PluginError: the plugin that owns the method failed.
     """
-    parts = data if isinstance(data, Parts) else split_data(open_dataset(data, host=host), split)
+    parts = data if isinstance(data, Parts) else split_data(open_dataset(data, host=host), split, not model.task.transcribes)
     return adapt_parts(model, method, parts, options, train, directory=directory, resume=resume, emit=emit, host=host)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -71,12 +71,13 @@ class Parts:
         return {"by": self.by, "seed": self.split.seed, "parts": {name: {"n": len(part), "hash": part.hash} for name, part in self.parts.items()}}
 
 
-def split_data(dataset: Dataset, split: Split | Mapping[str, Any] | None = None) -> Parts:
+def split_data(dataset: Dataset, split: Split | Mapping[str, Any] | None = None, by_class: bool = True) -> Parts:
     """Split a data set.
 
     Args:
         dataset: all examples.
         split: how; a mapping is validated first.
+        by_class: labels are classes, which every part has to have. False where something else is learned, such as transcripts.
 
     Returns:
         Disjoint parts, each in the data set's order.
@@ -86,23 +87,28 @@ def split_data(dataset: Dataset, split: Split | Mapping[str, Any] | None = None)
     """
     chosen = split if isinstance(split, Split) else read_options(Split, split or {}, "split")
     fractions = _fractions(chosen)
-    by = _way(dataset, chosen.by)
-    if dataset.is_labelled:
-        _refuse_lonely_classes(dataset)
+    ground = dataset if by_class else _without_labels(dataset)
+    by = _way(ground, chosen.by)
+    if ground.is_labelled:
+        _refuse_lonely_classes(ground)
     if by.startswith("column:"):
-        indices = _by_column(dataset, by.removeprefix("column:"))
+        indices = _by_column(ground, by.removeprefix("column:"))
     elif by.startswith("group:") or by == "file":
-        indices = _by_group(dataset, _groups(dataset, by), fractions, chosen)
+        indices = _by_group(ground, _groups(ground, by), fractions, chosen)
     else:
-        indices = _by_class(dataset, fractions, chosen, stratified=by == "label")
+        indices = _by_class(ground, fractions, chosen, stratified=by == "label")
     parts = {}
     for part, rows in indices.items():
         if not rows:
             raise UserError(f"split by {by}: the part {part!r} is empty ({len(dataset)} examples in all); give it a larger share or more data")
         parts[part] = dataset.subset(sorted(rows), f"{dataset.name} [{part}]")
-    if dataset.is_labelled:
-        _refuse_different_labels(dataset, parts, by)
+    if ground.is_labelled:
+        _refuse_different_labels(ground, parts, by)
     return Parts(chosen, by, parts)
+
+
+def _without_labels(dataset: Dataset) -> Dataset:
+    return Dataset(dataset.name, [replace(example, label=None) for example in dataset], dataset.media, (), dataset.licence)
 
 
 def _fractions(split: Split) -> dict[str, float]:

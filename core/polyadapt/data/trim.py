@@ -1,9 +1,9 @@
-"""Silence at both ends of recordings is left out: what is kept are parts of the files, which stay as they are."""
+"""Silence at both ends of recordings, and recordings that are too long, are left out. Files stay as they are: what is kept are parts of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -27,6 +27,34 @@ def trimmed(examples: Iterable[Example], trim_db: float) -> list[Example]:
         UserError: a file cannot be read.
     """
     return [replace(example, raw=loud_part(clip, trim_db)) if (clip := _clip(example)) is not None else example for example in examples]
+
+
+def not_longer(examples: Sequence[Example], seconds: float) -> list[Example]:
+    """Examples whose recordings last at most so long, and what is no recording.
+
+    Raises:
+        UserError: a file cannot be read, or nothing is left.
+    """
+    lengths = [(example, clip_seconds(clip) if (clip := _clip(example)) is not None else 0.0) for example in examples]
+    kept = [example for example, length in lengths if length <= seconds]
+    if not kept:
+        raise UserError(f"no recording lasts at most maximum_seconds = {seconds:g}: the shortest takes {min(length for _, length in lengths):.2f} s; raise it")
+    return kept
+
+
+def clip_seconds(clip: Clip) -> float:
+    """How long a recording, or a part of one, lasts.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    if clip.end_s is not None:
+        return clip.end_s - clip.start_s
+    try:
+        sound = open_sound(clip)
+        return sum(len(block) for block in sound.blocks) / sound.rate_hz
+    except BundleError as error:
+        raise UserError(str(error)) from error
 
 
 def loud_part(clip: Clip, trim_db: float) -> Clip:

@@ -61,7 +61,7 @@ def prepare(recipe: Recipe, host: Host, allow_download: bool = False) -> Prepare
         read_options(card.options, arm.method_options(), f"arm {arm.name!r}, method {arm.method!r}")
     model = host.load(recipe.model.reference, model_options(recipe, host, allow_download))
     dataset = api.open_dataset(recipe.data.uri, data_options(recipe.data, host), host=host)
-    parts = split_data(dataset, {"seed": recipe.seed, **recipe.data.split})
+    parts = split_data(dataset, {"seed": recipe.seed, **recipe.data.split}, not model.task.transcribes)
     metrics = recipe.evaluate.metrics or (model.task.metric or default_metric(model.task.kind),)
     return Prepared(model, dataset, parts, tuple(arms_of(recipe, model, dataset, host)), metrics)
 

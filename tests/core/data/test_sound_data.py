@@ -180,3 +180,15 @@ def test_the_real_digits_and_captions() -> None:
 def test_raw_inputs_know_their_file() -> None:
     assert Example("a", Path("x.wav")).file == Path("x.wav") == Example("a", Clip(Path("x.wav"), 1.0)).file
     assert Example("a", "text").file is None and Example("a", (np.zeros(3), 8000)).file is None
+
+
+def test_recordings_that_are_too_long_are_left_out(tmp_path: Path) -> None:
+    """Measured without the silence, where that is left out."""
+    for name, seconds in (("short", 0.3), ("long", 0.9)):
+        for number in range(2):
+            write(tmp_path / name / f"{number}.wav", padded(seconds))
+    every = f"folder:{tmp_path}"
+    assert len(read(every)) == len(read(every, maximum_seconds=2.4)) == 4
+    assert {example.label for example in read(every, trim_db=40.0, maximum_seconds=0.5)} == {"short"}
+    with pytest.raises(UserError, match=r"no recording lasts at most maximum_seconds = 0.5: the shortest takes 1.80 s"):
+        read(every, maximum_seconds=0.5)

@@ -182,3 +182,14 @@ def test_the_report_of_a_split() -> None:
     assert row["parts"]["test"] == {"n": len(parts.test), "hash": parts.test.hash}
     with pytest.raises(UserError, match="unknown part 'tset'; did you mean 'test'"):
         _ = parts["tset"]
+
+
+def test_labels_that_are_no_classes_do_not_decide() -> None:
+    """Transcripts: nearly every caption has a first word of its own, which is no reason to refuse the data."""
+    rows = [Example(str(row), f"sound {row}", f"word {row // 2}", f"word {row // 2} and more", {"caption": f"caption {row}"}) for row in range(20)]
+    dataset = Dataset("captions", [*rows, Example("lonely", "sound", "alone", "alone", {"caption": "one"})], "text")
+    with pytest.raises(UserError, match="class 'alone' has a single example"):
+        split_data(dataset)
+    for by, sizes in (("auto", (15, 6)), ("group:caption", (14, 7))):
+        parts = split_data(dataset, {"by": by, "fractions": {"train": 0.7, "test": 0.3}}, by_class=False)
+        assert (len(parts.train), len(parts.test)) == sizes and parts.test[0].label is not None

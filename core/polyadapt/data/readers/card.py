@@ -16,6 +16,7 @@ class SoundOptions(Options):
     """What every reader of recordings takes."""
 
     trim_db: float = Field(0.0, ge=0, description="silence at both ends that is so much below a recording's loudest 10 ms is left out, 40 for instance; 0 keeps all")
+    maximum_seconds: float = Field(0.0, ge=0, description="recordings that are longer, trimmed or not, are left out; 0 keeps all")
 
 
 class FolderOptions(SoundOptions):

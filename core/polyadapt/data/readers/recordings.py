@@ -1,4 +1,4 @@
-"""What readers of recordings share: files that open, silence left out, languages."""
+"""What readers of recordings share: files that open, silence and long recordings left out, languages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 from polyadapt.data.dataset import Example
 from polyadapt.data.media import check_media
-from polyadapt.data.trim import trimmed
+from polyadapt.data.trim import not_longer, trimmed
 from polyadapt.errors import UserError
 
 
@@ -18,17 +18,21 @@ class RecordingOptions(Protocol):
     def check_files(self) -> bool: ...
     @property
     def trim_db(self) -> float: ...
+    @property
+    def maximum_seconds(self) -> float: ...
 
 
 def prepared(examples: Sequence[Example], options: RecordingOptions) -> list[Example]:
-    """Examples whose files were opened once, and whose recordings lose the silence at their ends, as far as the options ask.
+    """Examples whose files were opened once, whose recordings lose the silence at their ends and are not too long, as far as the options ask.
 
     Raises:
-        UserError: a file is broken.
+        UserError: a file is broken, or no recording is short enough.
     """
     if options.check_files:
         check_media(examples)
-    return trimmed(examples, options.trim_db) if options.trim_db else list(examples)
+    if options.trim_db:
+        examples = trimmed(examples, options.trim_db)
+    return not_longer(examples, options.maximum_seconds) if options.maximum_seconds else list(examples)
 
 
 def language_codes(written: str, known: Sequence[str] = ()) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """One LoRA training step: Polyadapt's own step against a loop written by hand and against PEFT.
 
-Every side takes a batch out of memory, runs forward, loss, backward, clips the gradient to norm 1 and steps AdamW
+Every side takes a batch out of the host's memory, runs forward, loss, backward, clips the gradient to norm 1 and steps AdamW
 (fused). On timm's fused qkv Polyadapt and the hand-written layer adapt the query and value rows, PEFT can only adapt the
 whole projection: `vit-qv` therefore compares different adapters with PEFT, the other cases the same ones.
 """
@@ -93,18 +93,18 @@ def picture_loss(module: Any, model: Model, data: Any, device: str) -> Callable[
     inner.head = nn.Linear(inner.embed_dim, len(model.task.labels), device=device)
     nn.init.zeros_(inner.head.weight)
     nn.init.zeros_(inner.head.bias)
-    labels = torch.tensor([model.task.labels.index(row.label) for row in data], device=device)
-    inputs = torch.stack([torch.from_numpy(model.processor(row.raw)["image"]) for row in data]).to(device)
+    labels = torch.tensor([model.task.labels.index(row.label) for row in data])
+    inputs = torch.stack([torch.from_numpy(model.processor(row.raw)["image"]) for row in data])
     front: Any = model.module.front.to(device)
-    return lambda rows: F.cross_entropy(module(front(image=inputs[rows])["image"]), labels[rows])
+    return lambda rows: F.cross_entropy(module(front(image=inputs[rows].to(device))["image"]), labels[rows].to(device))
 
 
 def text_loss(module: Any, model: Model, data: Any, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
     """The loss of transformers' own forward."""
-    inputs = torch.stack([torch.from_numpy(row.raw) for row in data]).to(device)
+    inputs = torch.stack([torch.from_numpy(row.raw) for row in data])
 
     def loss(rows: torch.Tensor) -> torch.Tensor:
-        ids = inputs[rows]
+        ids = inputs[rows].to(device)
         found: torch.Tensor = module(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids, use_cache=False).loss
         return found
 
@@ -122,7 +122,7 @@ def plain_step(case: Case, model: Model, data: Any, wrap: Callable[..., Any], de
 
     def step() -> float:
         start = next(turn) % 4 * case.batch
-        loss = loss_of(torch.arange(start, start + case.batch, device=device))
+        loss = loss_of(torch.arange(start, start + case.batch))
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(parameters, 1.0)

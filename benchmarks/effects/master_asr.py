@@ -169,7 +169,6 @@ def summary(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any
             "interval": [interval.low, interval.high],
             "gap_closed": max(0.0, (head - means[name]) / (head - full)) if head > full else None,
             **{key: seeds[0][key] for key in ("parameters", "rate", "beam_cer")},
-            "seconds": statistics.mean(seed["seconds"] for seed in seeds),
         }
     return table
 
@@ -181,12 +180,12 @@ def text(first: Mapping[str, Any], table: Mapping[str, Any], seeds: int, clips: 
     lines = [f"Stage 1, masks in the two highest layers, {course}: CER on unseen captions", ""]
     lines += [f"| {' | '.join(first['cer'])} | mean |", "|---" * len(rates) + "|", f"| {' | '.join(rates)} |", ""]
     lines += [f"Stage 2, Belarusian, {clips} test clips, {seeds} seeds; differences from the head alone with 95 % intervals over clips", ""]
-    lines += ["| arm | CER | by seed | difference | gap closed | trained values | seconds |", "|---|---|---|---|---|---|---|"]
+    lines += ["| arm | CER | by seed | difference | gap closed | trained values |", "|---|---|---|---|---|---|"]
     for name, row in table.items():
         closed = "–" if row["gap_closed"] is None else f"{100 * row['gap_closed']:.0f} %"
         by_seed = ", ".join(f"{value:.3f}" for value in row["cer"])
         difference = f"{row['difference']:+.3f} [{row['interval'][0]:+.3f} … {row['interval'][1]:+.3f}]"
-        lines.append(f"| {name} | {row['mean']:.3f} | {by_seed} | {difference} | {closed} | {row['parameters']} | {row['seconds']:.0f} |")
+        lines.append(f"| {name} | {row['mean']:.3f} | {by_seed} | {difference} | {closed} | {row['parameters']} |")
     return "\n".join([*lines, ""])
 
 

@@ -19,6 +19,7 @@ from polyadapt_runtime.audio import read_audio
 RATE_HZ = 16000
 SECONDS = 2.2
 FRAME = 320  # samples over which loudness is measured
+FASTEST = 30  # characters a second: what has more was not read as it is written
 QUIET = 10 ** (-35 / 20)  # of the loudest frame: below it is silence
 MARGIN = 3  # frames of it that stay at each end
 
@@ -41,10 +42,11 @@ def language_parts(language: str, train: int, validation: int, test: int, seed: 
 
 
 def usable(example: Example, language: str) -> Example | None:
-    """A clip with its transcript, or None where it is too long or holds what is no letter."""
+    """A clip with its transcript, or None where it is too long, holds what is no letter, or cannot be what was read."""
     text = transcript(str(example.text))
     sound = trimmed(read_audio(example.raw, {"sample_rate_hz": RATE_HZ}))
-    if not text or len(sound) > SECONDS * RATE_HZ or len(sound) < 0.2 * RATE_HZ:
+    seconds = len(sound) / RATE_HZ
+    if not text or not 0.2 <= seconds <= SECONDS or len(text) > FASTEST * seconds:
         return None
     return replace(example, id=f"{language}/{example.id}", raw=(sound, RATE_HZ), label=None, text=text, extra={"language": language})
 

@@ -26,12 +26,14 @@ class Manner:
         duration_noise: the same for durations [batch, 2, tokens].
         length_scale: factor of all durations [batch].
         speaker: speaker vector [batch, size].
+        noise_scale: in place of `noise`: normal values are drawn here, times this scale [batch].
     """
 
     noise: torch.Tensor | None = None
     duration_noise: torch.Tensor | None = None
     length_scale: torch.Tensor | None = None
     speaker: torch.Tensor | None = None
+    noise_scale: torch.Tensor | None = None
 
 
 class Voice(nn.Module):
@@ -71,6 +73,8 @@ class Voice(nn.Module):
         z = frames.spread(mean)  # (B, C, F)
         if manner.noise is not None:
             z = z + _fitted(manner.noise, frames.mask) * frames.spread(log_deviation).exp()
+        elif manner.noise_scale is not None:
+            z = z + torch.randn_like(z) * manner.noise_scale[:, None, None] * frames.spread(log_deviation).exp()
         z = self.flow.inverse(z, frames.mask, speaker)
         return z, frames.mask, frames.lengths
 

@@ -62,9 +62,7 @@ class Bundle:
         self._bank = Bank(self.manifest) if self.manifest.form == "bank" else None
         self._writer = Writer(self.manifest, self._graphs, self.processor)
 
-    def __call__(
-        self, raw: Any, artifact: Choice = None, scale: float = 1.0, *, top: int = 5, batch_size: int = BATCH_SIZE, beams: int = 1, condition: Feeds | None = None
-    ) -> Any:
+    def __call__(self, raw: Any, artifact: Choice = None, scale: float = 1.0, *, top: int = 5, batch_size: int = BATCH_SIZE, beams: int = 1, condition: Feeds | None = None) -> Any:
         """Answer raw input.
 
         Args:

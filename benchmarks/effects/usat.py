@@ -31,17 +31,19 @@ import jiwer
 import numpy as np
 from likeness import Likeness
 from measuring import Load, command, machine, versions
-from usat_corpus import Corpus, Person, adapted, read_corpus
+from usat_corpus import JOE, Corpus, Person, adapted, joe, read_corpus
 from usat_figures import COSINE, ERRORS, Figure, Notebook, arm_row, compared, interval, letters, table
 from usat_page import write_page
 from usat_speech import SENTENCES, Studio, Take, read
 
 import polyadapt as pa
+from polyadapt.files import read_json, sha256_file, write_json
 from polyadapt_runtime import Bundle
+from polyadapt_speech.usat.training.sentences import SENTENCES as REMEMBERED
 
 ARMS = ("average", "instant", "adapted", "full", "resynthesis", "real")
 METHODS = {"adapted": "usat", "full": "full"}
-ONCE_S = 60.0  # of a training voice's clips, for its vector and its centre
+ONCE_S = 20.0  # of a training voice's clips, for its vector and its centre
 PAIRS = (("instant", "average"), ("adapted", "instant"), ("adapted", "full"), ("resynthesis", "adapted"))
 
 
@@ -50,23 +52,20 @@ def main() -> int:
     folder: Path = arguments.takes
     model = pa.load(arguments.model)
     model.module.to(arguments.device)
-    claim(folder, model.base_id)
+    claim(folder / "base_id", model.base_id, "another model")
     studio, corpus, notebook = Studio(model, folder, arguments.device), read_corpus(arguments.corpus), Notebook(folder / "figures.jsonl")
     sentences = SENTENCES[: arguments.sentences]
-    if heard := sorted({letters(text) for text in corpus.texts} & {letters(text) for text in sentences}):
-        raise SystemExit(f"the corpus holds a sentence of the experiment: {heard[0]!r}")
+    texts = {letters(text) for text in corpus.texts}
+    if heard := [text for text in sentences if letters(text) in texts or studio.ids(text) in corpus.ids]:
+        raise SystemExit(f"training saw a sentence of the experiment: {heard[0]!r}")
     people = [person for person in corpus.held_out if not arguments.people or person.name in arguments.people]
     with Load() as load_of_others:
         takes = {person.name: takes_of(studio, corpus, person, arguments) for person in people}
         for person in people:
             say(studio, person, takes[person.name], sentences)
-        others = [person for person in corpus.training if person.name in (arguments.others or default_others(corpus))]
+        others = others_of(corpus, arguments.others)
         remembered(studio, others, takes, sentences[: arguments.remembered])
-        if arguments.listen:
-            measure(studio, people, others, notebook, whisper_of(folder), sentences)
-    if not arguments.listen:
-        print(f"takes are in {folder}; run again without --no-listen to measure them")
-        return 0
+        measure(studio, people, others, notebook, whisper_of(folder), sentences)
     result = {
         "experiment": "usat",
         "command": command(),
@@ -93,26 +92,27 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--people", nargs="+", help="only these of the held-out people")
     parser.add_argument("--others", nargs="+", help="training voices that may be forgotten; joe and one real voice by default")
     parser.add_argument("--sentences", type=int, default=len(SENTENCES))
-    parser.add_argument("--remembered", type=int, default=10, help="sentences of each voice that may be forgotten")
+    parser.add_argument("--remembered", type=int, default=5, help="sentences of each voice that may be forgotten")
     parser.add_argument("--steps", type=int, default=1500, help="of an adaptation that is made here (the paper's 1500)")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--no-listen", dest="listen", action="store_false", help="adapt and speak only, where there is no Whisper")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "usat.json")
     return parser.parse_args()
 
 
-def claim(folder: Path, base_id: str) -> None:
-    """Takes of one base never stand beside those of another."""
-    mark = folder / "base_id"
-    if mark.is_file() and mark.read_text(encoding="utf-8") != base_id:
-        raise SystemExit(f"{folder} holds takes of another model; give another --takes, or delete it")
-    folder.mkdir(parents=True, exist_ok=True)
-    mark.write_text(base_id, encoding="utf-8")
+def claim(mark: Path, identity: str, other: str) -> None:
+    """Takes of one model or artifact never stand beside those of another."""
+    if mark.is_file() and mark.read_text(encoding="utf-8") != identity:
+        raise SystemExit(f"{mark.parent} holds takes of {other}; give another --takes, or delete it")
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.write_text(identity, encoding="utf-8")
 
 
-def default_others(corpus: Corpus) -> list[str]:
-    """Joe, from whom the voice was made, and the first real voice of training."""
-    return ["joe", *[person.name for person in corpus.training if person.is_real and person.name != "joe"][:1]]
+def others_of(corpus: Corpus, names: Sequence[str] | None) -> list[Person]:
+    """Voices that may be forgotten: those that were named, or joe, from whom the voice was made, and the first real English voice of training."""
+    english = [person for person in corpus.training if person.is_real and person.language.startswith("en")] or list(corpus.training)
+    wanted = names or (JOE, english[0].name)
+    known = {person.name: person for person in corpus.training}
+    return [joe(REMEMBERED[:20]) if name == JOE else known[name] for name in wanted]
 
 
 def takes_of(studio: Studio, corpus: Corpus, person: Person, arguments: argparse.Namespace) -> dict[str, Take]:
@@ -121,13 +121,16 @@ def takes_of(studio: Studio, corpus: Corpus, person: Person, arguments: argparse
     found = {"average": Take(average(studio, corpus)), "instant": Take(vector)}
     for arm, method in METHODS.items():
         began, place = time.monotonic(), arguments.artifacts / person.name / method
+        clock = place.with_name(f"{method}.seconds.json")
         if not (place / "artifact.json").is_file():
             adapted(studio.model, method, arguments.corpus, person, place, arguments.steps, arguments.device)
+            write_json(clock, {"seconds": time.monotonic() - began, "device": arguments.device})
             print(f"{person.name}: {arm} in {time.monotonic() - began:.0f} s", flush=True)
         artifact = pa.load_artifact(place)
+        claim(studio.folder / person.name / f"{arm}.sha256", sha256_file(place / "artifact.safetensors"), f"another artifact of method {method}")
         own = artifact.own.get("condition.speaker")
-        provenance = artifact.provenance
-        found[arm] = Take(vector if own is None else own.numpy(), artifact, int(provenance.get("parameters", 0)), float(provenance.get("seconds", 0.0)))
+        seconds = float(read_json(clock, "seconds")["seconds"]) if clock.is_file() else 0.0
+        found[arm] = Take(vector if own is None else own.numpy(), artifact, int(artifact.provenance.get("parameters", 0)), seconds)
     return found
 
 
@@ -140,7 +143,7 @@ def average(studio: Studio, corpus: Corpus) -> np.ndarray:
 
 
 def some(person: Person) -> Sequence[Any]:
-    """The first clips of a training voice, a minute of them at most."""
+    """The first clips of a training voice, enough for its vector."""
     clips, found = [], 0.0
     for clip in person.adaptation:
         if clips and found >= ONCE_S:

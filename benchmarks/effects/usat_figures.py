@@ -89,13 +89,18 @@ def compared(notebook: Notebook, voices: Sequence[str], left: str, right: str, w
 
 def table(found: Mapping[str, Any]) -> str:
     """The figures as Markdown."""
-    lines = [f"{len(found['voices'])} voices that training did not hear ({', '.join(found['voices'])}), {found['sentences']} sentences each; intervals over voices and sentences.", ""]
+    lines = [
+        f"{len(found['voices'])} voices that training did not hear ({', '.join(found['voices'])}), {found['sentences']} sentences each; intervals over voices and sentences.",
+        "",
+    ]
     lines += ["| arm | cosine to the voice | character errors | parameters | seconds |", "|---|---|---|---|---|"]
     for name, arm in found["arms"].items():
         lines.append(f"| {name} | {_cell(arm.get(COSINE))} | {_cell(arm.get(ERRORS))} | {arm.get('parameters') or '–'} | {_seconds(arm.get('seconds'))} |")
     lines.append("")
     for name, row in found["compared"].items():
-        lines.append(f"- cosine, {name}: {row['difference']:+.3f} [{row['interval'][0]:+.3f} … {row['interval'][1]:+.3f}]; by voice {', '.join(f'{value:+.3f}' for value in row['by_voice'])}")
+        lines.append(
+            f"- cosine, {name}: {row['difference']:+.3f} [{row['interval'][0]:+.3f} … {row['interval'][1]:+.3f}]; by voice {', '.join(f'{value:+.3f}' for value in row['by_voice'])}"
+        )
     if found["forgetting"]:
         lines += ["", "What other voices lose while an adaptation is on the model (difference to the model as it was):", ""]
         lines += ["| adapted by | voice | cosine | character errors |", "|---|---|---|---|"]

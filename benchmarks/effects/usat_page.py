@@ -52,7 +52,13 @@ def _take(folder: Path, voice: str, arm: str, number: int, notebook: Notebook, r
     figure = notebook.figures.get((voice, arm, number))
     words = f"{arm}" if figure is None else f"{arm}: cosine {figure.cosine:.2f}"
     sound, _ = clip(path)
-    return tag("figure", tag("figcaption", words), tag("img", src=picture(read(path), rate_hz), alt=f"spectrogram of {arm}"), tag("audio", controls=True, src=sound, preload="none"), escape(""))
+    return tag(
+        "figure",
+        tag("figcaption", words),
+        tag("img", src=picture(read(path), rate_hz), alt=f"spectrogram of {arm}"),
+        tag("audio", controls=True, src=sound, preload="none"),
+        escape(""),
+    )
 
 
 def picture(samples: np.ndarray, rate_hz: int) -> str:

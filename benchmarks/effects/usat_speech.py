@@ -96,23 +96,20 @@ class Studio:
         speaker = torch.from_numpy(take.speaker)[None].to(self.device)
         with on(self.model, take.artifact), torch.no_grad():
             for number in lacking:
-                said = self.model.module(**self._ids(sentences[number]), speaker=speaker)
+                said = self.model.module(**self._tensors(sentences[number]), speaker=speaker)
                 write(self.path(voice, arm, number), said["waveform"][0, : int(said["lengths"][0])].cpu().numpy(), self.rate_hz)
 
     @torch.no_grad()
     def resynthesise(self, voice: str, arm: str, sounds: Sequence[np.ndarray]) -> None:
         """The ceiling of every arm: real clips through posterior encoder, memory and decoder."""
-        from polyadapt_speech.usat.spectrogram import Spectrogram
-
         parts = self.voice
-        assert parts.posterior is not None
-        spectrogram_of = Spectrogram().to(self.device)
+        assert parts.spectrogram is not None and parts.posterior is not None
         for number, samples in enumerate(sounds):
             if self.path(voice, arm, number).is_file():
                 continue
-            spectrogram = spectrogram_of(torch.from_numpy(samples)[None].to(self.device))  # (1, bins, F)
-            mask = torch.ones_like(spectrogram[:, :1])
-            _, z, _ = parts.posterior(spectrogram, mask, torch.zeros(1, parts.config.latent, spectrogram.shape[-1], device=self.device))
+            seen = parts.spectrogram(torch.from_numpy(samples)[None].to(self.device))  # (1, bins, F)
+            mask = torch.ones_like(seen[:, :1])
+            _, z, _ = parts.posterior(seen, mask, seen.new_zeros(1))
             z = z if parts.memory is None else parts.memory(z)
             write(self.path(voice, arm, number), parts.decoder(z, mask)[0].cpu().numpy(), self.rate_hz)
 
@@ -122,7 +119,11 @@ class Studio:
             if not self.path(voice, arm, number).is_file():
                 write(self.path(voice, arm, number), samples, self.rate_hz)
 
-    def _ids(self, sentence: str) -> Mapping[str, torch.Tensor]:
+    def ids(self, sentence: str) -> tuple[int, ...]:
+        """Of phonemes."""
+        return tuple(self._tensors(sentence)["input_ids"][0].tolist())
+
+    def _tensors(self, sentence: str) -> Mapping[str, torch.Tensor]:
         if sentence not in self.texts:
             self.texts[sentence] = {name: torch.from_numpy(value)[None].to(self.device) for name, value in self.model.processor(sentence).items()}
         return self.texts[sentence]

@@ -98,9 +98,7 @@ def table(found: Mapping[str, Any]) -> str:
         lines.append(f"| {name} | {_cell(arm.get(COSINE))} | {_cell(arm.get(ERRORS))} | {arm.get('parameters') or '–'} | {_seconds(arm.get('seconds'))} |")
     lines.append("")
     for name, row in found["compared"].items():
-        lines.append(
-            f"- cosine, {name}: {row['difference']:+.3f} [{row['interval'][0]:+.3f} … {row['interval'][1]:+.3f}]; by voice {', '.join(f'{value:+.3f}' for value in row['by_voice'])}"
-        )
+        lines.append(f"- cosine, {name}: {_change(row)}; by voice {', '.join(f'{value:+.3f}' for value in row['by_voice'])}")
     if found["forgetting"]:
         lines += ["", "What other voices lose while an adaptation is on the model (difference to the model as it was):", ""]
         lines += ["| adapted by | voice | cosine | character errors |", "|---|---|---|---|"]

@@ -133,7 +133,7 @@ def _write(model: Model, module: PiperVoice, artifact: Artifact | None, path: Pa
         scales[place] = 1.0
         fed = {**cases[0].inputs, "scales": scales}
         found = [graph.run(fed, {})["output"] for _ in range(2)]
-        ok = bool(np.isfinite(found[0]).all()) and (found[0].shape != found[1].shape or not np.array_equal(*found))
+        ok = bool(np.isfinite(found[0]).all()) and (found[0].shape != found[1].shape or not np.array_equal(found[0], found[1]))
         report.effects.append({"check": "noise", "ok": ok, "message": f"{name} {'is drawn anew at every call' if ok else 'is not drawn'}"})
     return report
 

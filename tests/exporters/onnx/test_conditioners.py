@@ -25,6 +25,7 @@ from polyadapt.signature import Signature, Task, TensorSpec
 from polyadapt_onnx import export
 from polyadapt_onnx.into import add_artifacts
 from polyadapt_runtime import Bundle, Processor
+from polyadapt_runtime.audio import read_audio
 from polyadapt_runtime.errors import InputError, ManifestError
 from polyadapt_runtime.manifest import parse_manifest
 
@@ -137,7 +138,9 @@ def bundle(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def recording(path: Path, seconds: float = 0.9, rate_hz: int = 16000, loudness: float = 0.4, pitch_hz: float = 300.0) -> Path:
-    pcm = np.rint(loudness * 32767 * np.sin(2 * np.pi * pitch_hz * np.arange(round(seconds * rate_hz)) / rate_hz)).astype("<i2")
+    """A tone that grows louder, so that its parts differ."""
+    count = round(seconds * rate_hz)
+    pcm = np.rint(loudness * 32767 * np.linspace(0.2, 1, count) * np.sin(2 * np.pi * pitch_hz * np.arange(count) / rate_hz)).astype("<i2")
     with wave.open(str(path), "wb") as stream:
         stream.setparams((1, 2, rate_hz, 0, "NONE", ""))
         stream.writeframes(pcm.tobytes())
@@ -145,10 +148,10 @@ def recording(path: Path, seconds: float = 0.9, rate_hz: int = 16000, loudness: 
 
 
 def heard(model: Model, path: Path) -> np.ndarray:
-    """torch's vector of a recording, by the manifest's own pre-processing."""
-    tensors = Processor(model.family.conditioners(model.backbone)["speaker"].preprocess)(path)
+    """torch's vector of all samples of a recording."""
+    samples = torch.from_numpy(read_audio(path, {"sample_rate_hz": RATE_HZ}))
     with torch.no_grad():
-        return model.family.condition(model.backbone, "speaker", {name: torch.from_numpy(value)[None] for name, value in tensors.items()})[0].numpy()
+        return model.backbone.hear(samples[None], torch.tensor([len(samples)]))[0].numpy()  # type: ignore[operator]
 
 
 def spoken(model: Model, ids: np.ndarray, speaker: np.ndarray, artifact: Artifact | None = None) -> np.ndarray:
@@ -264,6 +267,14 @@ def test_what_is_missing_is_said(bundle: Bundle, tmp_path: Path) -> None:
         bundle.condition(recording(tmp_path / "voice.wav"), "manner")
     with pytest.raises(InputError, match="at least one audio"):
         bundle.condition([])
+
+
+@pytest.mark.parametrize("values", [["0.1"], [float("nan")], 3, [[0.5]]])
+def test_a_condition_that_is_no_list_of_numbers_is_refused(bundle: Bundle, values: object) -> None:
+    table = json.loads((bundle.path / "manifest.json").read_text())
+    table["artifacts"]["ann"]["condition"]["speaker"] = values
+    with pytest.raises(ManifestError, match=r"artifacts\.ann: condition\.speaker must be a list of finite numbers"):
+        parse_manifest(table)
 
 
 @pytest.mark.parametrize("damage", ["graph", "shape", "name", "chain", "table"])

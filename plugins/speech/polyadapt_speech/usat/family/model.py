@@ -18,8 +18,7 @@ from polyadapt_speech.usat.network.config import DecoderConfig, DurationConfig, 
 from polyadapt_speech.usat.network.voice import Manner, Voice
 
 NOISE_INPUTS = "noise_inputs"
-LEAST_S = 1.0  # of a recording from which a voice is taken
-LONGEST_S = 30.0  # ours: more of it is not listened to
+LEAST_REFERENCE_S = 1.0  # of a recording from which a speaker vector is made
 
 TINY = VoiceConfig(
     vocab_size=64,
@@ -32,6 +31,8 @@ TINY = VoiceConfig(
     durations=DurationConfig(32, flows=3),
     decoder=DecoderConfig(32, (4, 2), (8, 4), (3, 5), ((1, 3), (1, 3))),
 )
+
+LONGEST_REFERENCE_S = 30.0  # ours: more of it is not listened to
 
 
 class VoiceFamily(Family):
@@ -96,7 +97,7 @@ class VoiceFamily(Family):
             ),
             (TensorSpec("speaker", ("batch", config.speaker_size), "float32", "speaker vector"),),
         )
-        heard = {"minimum_seconds": LEAST_S, "maximum_seconds": LONGEST_S, "refuse_silence": True}
+        heard = {"minimum_seconds": LEAST_REFERENCE_S, "maximum_seconds": LONGEST_REFERENCE_S, "refuse_silence": True}
         return {"speaker": Conditioner(signature, {"kind": "audio", "input": "audio", "lengths": "lengths", "sample_rate_hz": config.sample_rate_hz, **heard})}
 
     def condition(self, backbone: nn.Module, name: str, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -55,8 +55,8 @@ def requirements(name: str) -> list[Requirement]:
 
 @functools.cache
 def distributions() -> Mapping[str, list[str]]:
-    """Installed distributions by the modules they bring."""
-    return packages_distributions()
+    """Distributions by the modules they bring: the installed ones, and ours, which may be installed in place."""
+    return {**packages_distributions(), **{Path(package).name: [name] for name, packages in PACKAGES.items() for package in packages}}
 
 
 def constraints() -> dict[str, str]:

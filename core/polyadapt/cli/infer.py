@@ -12,7 +12,7 @@ from polyadapt.cli.context import download_option, host_of, load_model, option_p
 from polyadapt.errors import UserError
 
 STREAM = "-"
-OF_BUNDLES = ("window", "hop", "timestamps", "out")
+OF_BUNDLES = ("window", "hop", "timestamps", "out", "voice")
 """Options that only an exported bundle has."""
 
 
@@ -29,7 +29,13 @@ OF_BUNDLES = ("window", "hop", "timestamps", "out")
 @click.option("--encoding", default="s16le", show_default=True, help="Of raw samples on standard input: s16le, s32le, f32le or u8.")
 @click.option("--channels", type=int, default=1, show_default=True, help="Of raw samples on standard input.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.wav", help="Where speech is written, for models that speak.")
-@click.option("--voice", type=click.Path(path_type=Path), metavar="FILE.wav", help="A recording of the voice to speak with.")
+@click.option(
+    "--voice",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE.wav",
+    help="A recording of the voice to speak with, for models that listen to one. Of several the mean voice is taken.",
+)
 @option_pairs("-o", "--option", "options")
 @option_pairs("-m", "--model-option", "model_options")
 @download_option
@@ -40,8 +46,6 @@ def infer(ctx: click.Context, /, **given: Any) -> None:
 
     INPUT - takes raw samples from standard input and prints a line of JSON for each window as it has been heard.
     """
-    if given["voice"] is not None:
-        raise UserError("--voice needs a model that speaks with other people's voices, and no installed method makes one; leave it out")
     if given["hop"] is not None and given["window"] is None and given["inputs"] != (STREAM,):
         raise UserError("--hop needs --window, the length of the windows")
     if (Path(given["model"]) / "manifest.json").is_file():

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 WINDOW_S = 1.0  # ours: of a stream, where nothing else is asked for
 TOP = 5
+VOICE = "speaker"  # the input of a voice that a recording gives
 
 
 def opened(path: str, artifact: str | None, options: dict[str, Any]) -> tuple[Bundle, str | None, dict[str, Any]]:
@@ -41,6 +42,8 @@ def answers(bundle: Bundle, artifact: str | None, options: Mapping[str, Any], gi
         UserError: what was asked is not for this bundle.
     """
     is_sound = bundle.processor is not None and bundle.processor.kind == "audio"
+    if given["voice"]:
+        raise UserError("--voice says who speaks; give --out FILE.wav too, where the speech is written")
     if given["window"] is not None:
         return [_windowed(bundle, raw, artifact, given) for raw in raws]
     if is_sound and bundle.manifest.task in ("transcription", "ctc"):
@@ -70,10 +73,10 @@ def follow(bundle: Bundle, artifact: str | None, given: Mapping[str, Any]) -> No
 
 
 def speak(bundle: Bundle, artifact: str | None, given: Mapping[str, Any]) -> None:
-    """Write what a bundle says as a WAV file.
+    """Write what a bundle says as a WAV file, with the voice of recordings where some are given.
 
     Raises:
-        UserError: the bundle does not speak, or the file is there.
+        UserError: the bundle does not speak, has a voice of its own and no other, or does not know whose to take; or the file is there.
     """
     import numpy as np
 
@@ -85,10 +88,24 @@ def speak(bundle: Bundle, artifact: str | None, given: Mapping[str, Any]) -> Non
         raise UserError("--out takes one text, as in: polyadapt infer BUNDLE --text 'Good morning.' --out out.wav")
     if out.exists():
         raise UserError(f"{out} exists already; give another --out, or remove it")
-    found = bundle(given["inputs"][0], artifact)
+    found = bundle(given["inputs"][0], artifact, condition=_voice(bundle, artifact, given))
     samples = np.asarray(found["waveform"]).reshape(-1)[: int(found["lengths"]) if "lengths" in found else None]
     _write_wav(out, samples, int(rate_hz))
     click.echo(f"{out}: {len(samples) / int(rate_hz):.2f} s at {rate_hz} Hz")
+
+
+def _voice(bundle: Bundle, artifact: str | None, given: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
+    """The speaker vector of the recordings; None leaves it to the artifact, or to a bundle that has but one voice."""
+    listens, voices = VOICE in bundle.manifest.conditioners, list(given["voice"])
+    if voices and not listens:
+        raise UserError("--voice is for bundles that listen to a recording, and this one speaks with a voice of its own; leave --voice out")
+    if voices:
+        return bundle.condition(voices, VOICE)
+    known = [name for name, info in bundle.artifacts().items() if VOICE in info.condition]
+    if listens and artifact not in known and bundle.manifest.form != "merged":
+        hint = f", or --artifact with one of {', '.join(known)}" if known else ""
+        raise UserError(f"this bundle speaks with the voice of a recording; give --voice FILE.wav, a second of speech at least{hint}")
+    return None
 
 
 def _windowed(bundle: Bundle, raw: Any, artifact: str | None, given: Mapping[str, Any]) -> dict[str, Any]:

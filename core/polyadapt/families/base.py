@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from polyadapt.errors import UserError
 from polyadapt.families.card import FamilyCard
+from polyadapt.families.conditioner import Conditioner
 from polyadapt.signature import Signature, Task, TensorSpec
 
 if TYPE_CHECKING:
@@ -133,6 +134,18 @@ class Family:
         past = [TensorSpec(f"past.{name}", ("batch", heads, "past", size), "float32", "cache of one block before this step") for name in names]
         present = [TensorSpec(f"present.{name}", ("batch", heads, after, size), "float32", "cache of one block after this step") for name in names]
         return Signature((ids, *(memory or (mask,)), *past), (*plain.outputs, *present))
+
+    def conditioners(self, backbone: nn.Module) -> Mapping[str, Conditioner]:
+        """What this backbone itself computes of its inputs, by the card's names in `conditioners`; nothing for most."""
+        return {}
+
+    def condition(self, backbone: nn.Module, name: str, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Compute one of the `conditioners` from the tensors of its signature."""
+        raise self._missing(f"conditioner {name!r}")
+
+    def condition_example(self, backbone: nn.Module, name: str, sizes: Mapping[str, int], generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Seeded inputs for `condition` with the given size for every symbol of its signature."""
+        raise self._missing(f"examples of conditioner {name!r}")
 
     def _missing(self, what: str) -> UserError:
         return UserError(f"family {self.card.id!r} does not implement {what}")

@@ -119,6 +119,7 @@ class FamilyCard:
     norms: span -> the norm whose output it reads, in families whose blocks begin with a norm.
     no_effect: glob of `site:kind` -> the mathematical reason why an edit there changes nothing.
     unreached: task -> globs of sites that this task never runs.
+    conditioners: input of the model -> recipe of the graph that computes it from another medium, for backbones that can (`Family.conditioners`).
     """
 
     id: str
@@ -140,6 +141,7 @@ class FamilyCard:
     norms: Mapping[str, str] = field(default_factory=dict)
     no_effect: Mapping[str, str] = field(default_factory=dict)
     unreached: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    conditioners: Mapping[str, ExportRecipe] = field(default_factory=dict)
     extra: str = ""
     notes: str = ""
 

@@ -30,6 +30,8 @@ def essentials(manifest: Mapping[str, Any]) -> dict[str, str]:
         "postprocess": manifest["postprocess"],
         "generator": f"polyadapt {manifest['versions'].get('polyadapt', 'unknown')}",
     }
+    if "conditioners" in manifest:
+        values["conditioners"] = manifest["conditioners"]
     if manifest["form"] != "slots":  # artifacts of slots lie beside the graph, and may be added to a bundle later
         values["artifacts"] = {name: list(entry["labels"]) for name, entry in manifest["artifacts"].items()}
     return {PREFIX + key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True) for key, value in values.items()}

@@ -104,7 +104,7 @@ def _proved(job: Job, view: View, report: GateReport) -> list[Case]:
     base = cases_of(job, view, "base", None, (), generator)[0]
     by_name = {name: cases_of(job, view, name, name, artifact.edits, generator) for name, artifact in job.artifacts.items()}
     cases = [case for part in by_name.values() for case in part]
-    check_parity(graph, cases, report)
+    check_parity(graph, cases, report, view.recipe.tolerance)
     reaching: dict[str | None, Case] = {name: part[0] for name, part in by_name.items() if part[0].slots}
     check_swap(graph, {None: base, **reaching}, report)
     for case in reaching.values():

@@ -18,6 +18,7 @@ from polyadapt.files import replacing_file, sha256_file, write_json
 from polyadapt.model import Model
 from polyadapt.tensors import save_tensors
 from polyadapt_onnx.adapters import write_adapter_file
+from polyadapt_onnx.conditioned import condition_of, describe_conditioners
 from polyadapt_onnx.essentials import stamp
 from polyadapt_onnx.forms.job import Job, Made
 from polyadapt_onnx.gate import Case
@@ -60,6 +61,8 @@ def write_bundle_files(job: Job, made: Made, form: str, name: str, variants: Seq
         "versions": versions(),
         "parity": report.summary(),
     }
+    if conditioners := describe_conditioners(model):
+        manifest["conditioners"] = conditioners
     if model.generation:
         manifest["generation"] = dict(model.generation)
     if writes(model):
@@ -115,6 +118,8 @@ def write_artifact(staging: Path, name: str, artifact: Artifact, form: str, numb
         "metrics": dict(artifact.provenance.get("metrics", {})),
         "slots": [],
     }
+    if condition := condition_of(artifact):
+        entry["condition"] = condition
     if form == "merged":
         return entry
     if form == "bank":
@@ -174,6 +179,8 @@ def readme(manifest: Mapping[str, Any]) -> str:
     call = f'b(x, artifact="{names[0]}")' if names and manifest["form"] != "merged" else "b(x)"
     if manifest["form"] == "bank":
         call = f'b([x, y], artifact=["{names[0]}", None])'
+    for name, conditioner in manifest.get("conditioners", {}).items():
+        call = f'b(x, condition=b.condition("{conditioner["preprocess"]["kind"]} of the {name}"))'
     licences = "\n".join(f"- {what}: {licence}" for what, licence in manifest["licences"].items()) or "- none recorded"
     artifacts = "\n".join(f"- `{name}`: method {entry['method']}, {len(entry['labels'])} classes" for name, entry in manifest["artifacts"].items()) or "- none"
     parity = manifest["parity"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -11,6 +12,7 @@ from polyadapt.families.card import ExportRecipe
 from polyadapt.model import Model
 from polyadapt.signature import Signature
 from polyadapt_onnx.cached import CachedModule, EncoderModule, cached_example, encoder_example, encoder_signature
+from polyadapt_onnx.conditioned import ConditionerModule, condition_example
 from polyadapt_onnx.slots import SlotGroup
 from polyadapt_runtime.generate import TASKS
 
@@ -53,7 +55,12 @@ class View:
 
 
 def views_of(model: Model, recipe: ExportRecipe) -> list[View]:
-    """The graphs of a model's bundle: `model` alone, or `encoder` and `decoder` where an encoder runs once and a decoder often."""
+    """The graphs of a model's bundle: those that answer, then one for each input that the model computes from another medium."""
+    return [*_answering(model, recipe), *_conditioning(model)]
+
+
+def _answering(model: Model, recipe: ExportRecipe) -> list[View]:
+    """`model` alone, or `encoder` and `decoder` where an encoder runs once and a decoder often."""
     if not writes(model):
         return [View("model", model.module, model.signature, recipe, model.example)]
     family, prefix = model.family, "root.polyadapt.forms."
@@ -77,6 +84,16 @@ def views_of(model: Model, recipe: ExportRecipe) -> list[View]:
             "encoder_model",
         ),
         View("decoder", step, signature, recipe, example, prefix, lambda site: not family.encodes(site), "decoder_model_merged"),
+    ]
+
+
+def _conditioning(model: Model) -> list[View]:
+    """A graph for each of the model's conditioners; edits are at sites, and a conditioner has none."""
+    recipes, found = model.family.card.conditioners, model.family.conditioners(model.backbone)
+    return [
+        View(name, ConditionerModule(model.module, name), found[name].signature, recipe, partial(condition_example, model, name), reaches=lambda site: False)
+        for name, recipe in recipes.items()
+        if name in found
     ]
 
 

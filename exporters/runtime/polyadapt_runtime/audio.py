@@ -26,13 +26,13 @@ def read_audio(raw: Any, spec: Mapping[str, Any]) -> np.ndarray:
 
     Args:
         raw: what `open_sound` takes: a path, a `Clip`, a `Sound`, or (array, rate in Hz).
-        spec: `sample_rate_hz`; `seconds` to cut or fill up with silence, or None; `minimum_seconds` and `maximum_seconds`.
+        spec: `sample_rate_hz`; `seconds` to cut or fill up with silence, or None; `minimum_seconds` and `maximum_seconds`; `refuse_silence`.
 
     Shape:
         float32 [samples].
 
     Raises:
-        InputError: no sound, an empty, too short or too long one, or numbers that are not finite.
+        InputError: no sound, an empty, too short or too long one, a silent one where that is refused, or numbers that are not finite.
         MissingLibraryError: the file's format needs a library that is not installed.
     """
     target = int(spec["sample_rate_hz"])
@@ -46,6 +46,8 @@ def read_audio(raw: Any, spec: Mapping[str, Any]) -> np.ndarray:
         raise InputError(f"{sound.name} is longer than {LONGEST_S:g} s and this model sets no limit of its own; answer it in windows, or give shorter clips")
     if seconds is None and not is_whole:
         _log.warning("%s was cut to maximum_seconds = %s; in windows all of it is heard", sound.name, maximum)
+    if spec.get("refuse_silence") and float(np.abs(samples).max()) < SILENT:
+        raise InputError(f"{sound.name} is silent, and this model needs to hear something in it; give another clip")
     _warn(samples, sound.name)
     samples = resample(samples, sound.rate_hz, target)
     if limit is not None:

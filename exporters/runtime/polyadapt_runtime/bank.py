@@ -30,7 +30,7 @@ class Bank:
         self._numbers: dict[str | None, int] = {None: 0, **{name: need(table[name], INPUT, int, f"artifacts.{name}") for name in manifest.artifacts}}
         if sorted(self._numbers.values()) != list(range(len(self._numbers))):
             raise ManifestError(f"artifacts of a bank are numbered from 1, each once; found {sorted(self._numbers.values())[1:]}; export it again")
-        self._inputs = {name: {port.name: port.shape for port in manifest.graphs[name].inputs} for name in manifest.chain}
+        self._inputs = {name: {port.name: port.shape for port in manifest.graphs[name].inputs} for name in manifest.runnable}
         if not any(INPUT in inputs for inputs in self._inputs.values()):
             raise ManifestError(f"a bank's graph takes {INPUT!r}; {' and '.join(self._inputs)} of this bundle do not; export it again")
 

@@ -9,14 +9,15 @@ from typing import Any, Unpack
 import numpy as np
 
 from polyadapt_runtime.bank import Bank, named_rows, own_classes
-from polyadapt_runtime.errors import ArtifactError, InputError
+from polyadapt_runtime.conditioning import Conditioning
+from polyadapt_runtime.errors import InputError
 from polyadapt_runtime.generate import TASKS, GenerationOptions, Writer
 from polyadapt_runtime.graphs import Graphs
 from polyadapt_runtime.info import describe
-from polyadapt_runtime.learn import GROUP, check_learnable, with_class
+from polyadapt_runtime.learn import learnable, with_class
 from polyadapt_runtime.manifest import PLAIN, read_manifest
 from polyadapt_runtime.postprocess import interpret
-from polyadapt_runtime.preprocess import Example, Processor
+from polyadapt_runtime.preprocess import Example, Processor, batches, present
 from polyadapt_runtime.runner import rows_of
 from polyadapt_runtime.selftest import SelfTest, selftest
 from polyadapt_runtime.slots import Artifact, ArtifactInfo, Choice
@@ -25,6 +26,7 @@ from polyadapt_runtime.variants import with_variant
 from polyadapt_runtime.writing import Token
 
 Array = np.ndarray
+Feeds = Mapping[str, Any]
 BATCH_SIZE = 32
 
 
@@ -56,10 +58,11 @@ class Bundle:
         self._postprocess = {**self.manifest.details, **self.manifest.postprocess}
         if self.manifest.preprocess.get("kind"):
             self.processor = Processor(self.manifest.preprocess, {name: self.path / asset for name, asset in self.manifest.assets.items()})
+        self._conditioning = Conditioning(self.path, self.manifest, self._graphs)
         self._bank = Bank(self.manifest) if self.manifest.form == "bank" else None
         self._writer = Writer(self.manifest, self._graphs, self.processor)
 
-    def __call__(self, raw: Any, artifact: Choice = None, scale: float = 1.0, *, top: int = 5, batch_size: int = BATCH_SIZE, beams: int = 1) -> Any:
+    def __call__(self, raw: Any, artifact: Choice = None, scale: float = 1.0, *, top: int = 5, batch_size: int = BATCH_SIZE, beams: int = 1, condition: Feeds | None = None) -> Any:
         """Answer raw input.
 
         Args:
@@ -70,6 +73,7 @@ class Bundle:
             top: how many classes a `Prediction` names.
             batch_size: the most examples in one run of the graph.
             beams: texts that a search over the frames of a `ctc` model follows; 1 takes the best path.
+            condition: inputs that are the same for all raw inputs, without a batch axis, as `condition` gives them; by default the artifact's own.
 
         Returns:
             For one input a `Prediction`, an array or text; for a list or a table a list of them, features as one array [examples, d].
@@ -86,7 +90,7 @@ class Bundle:
             if self.manifest.task in TASKS:
                 texts = [self.generate(prompt, artifact=name, scale=scale) for prompt, name in zip(raws, named_rows(artifact, len(raws)), strict=True)]
                 return texts[0] if single else texts
-            rows = self._answer([self._processor()(item) for item in raws], artifact, scale, batch_size)
+            rows = self._answer(raws, artifact, scale, batch_size, condition)
         names = named_rows(artifact, len(rows))
         rows = rows if self._bank is None else [own_classes(row) for row in rows]
         answers = [interpret(row, self._postprocess, self._store.labels(name), top, beams) for row, name in zip(rows, names, strict=True)]
@@ -94,7 +98,7 @@ class Bundle:
             return answers[0]
         return np.stack(answers) if answers and self._postprocess.get("kind") == "features" else answers
 
-    def run(self, feeds: Mapping[str, Any], artifact: Choice = None, scale: float = 1.0, graph: str | None = None) -> dict[str, Array]:
+    def run(self, feeds: Feeds, artifact: Choice = None, scale: float = 1.0, graph: str | None = None) -> dict[str, Array]:
         """Tensors in, tensors out. `feeds` may hold slots too, whole groups of them, where the artifact does not. A bank takes one name a row.
 
         Args:
@@ -110,6 +114,18 @@ class Bundle:
         if self._bank is not None:
             return self._graphs.run(self._bank.feeds(feeds, artifact, scale, graph), {}, graph)
         return self._graphs.run(feeds, self._store.values(artifact, scale), graph)
+
+    def condition(self, raw: Any, name: str | None = None) -> dict[str, Array]:
+        """What a call takes as `condition`: an input that a graph of this bundle computes from another medium, such as a speaker vector from a recording.
+
+        Args:
+            raw: one raw input of that medium, or a list of them, over which the mean is taken.
+            name: of the input, where several are computed.
+
+        Raises:
+            InputError: no such input here, or the raw input is too short, silent or no input of that medium.
+        """
+        return self._conditioning.compute(raw if isinstance(raw, list) else [raw], name)
 
     def artifacts(self) -> dict[str, ArtifactInfo]:
         """What is known of every artifact, by name."""
@@ -168,17 +184,10 @@ class Bundle:
         Raises:
             ArtifactError: no prototypes here, a linear head, or a class that is there already.
         """
-        if self.manifest.task != "classification" or self._bank is not None or GROUP not in self.manifest.groups or "features" not in self._session.outputs:
-            raise ArtifactError("this bundle has no head:prototypes slots with features; export a classification model with form='slots'")
-        held = {} if artifact is None else self._store.tensors(artifact)
-        method = "prototypes" if artifact is None else self._store.info(artifact).method
-        labels = self._store.labels(artifact)
-        check_learnable(held, labels, label)
-        rows = rows_of(self.run(examples, artifact)) if self._takes_feeds(examples) else self._answer([self._processor()(raw) for raw in examples], artifact, 1.0, BATCH_SIZE)
-        if not rows:
-            raise InputError(f"learning class {label!r} needs at least one example")
+        held, labels, method = learnable(self.manifest, self._session.outputs, self._store, artifact, label)
+        rows = rows_of(self.run(examples, artifact)) if self._takes_feeds(examples) else self._answer(examples, artifact, 1.0, BATCH_SIZE)
         name = name or f"{artifact or 'base'}+{label}"
-        self._store.add(name, with_class(held, np.stack([row["features"] for row in rows])), (*labels, label), method)
+        self._store.add(name, with_class(held, [row["features"] for row in rows], label), (*labels, label), method)
         return name
 
     def stream(self, prompt: Any, max_tokens: int = 64, artifact: Artifact | None = None, scale: float = 1.0, **options: Unpack[GenerationOptions]) -> Iterator[Token]:
@@ -204,25 +213,15 @@ class Bundle:
             raise InputError("this bundle has no tokenizer; use stream(), which gives token ids")
         return "".join(token.text for token in self.stream(prompt, max_tokens, artifact, scale, **options))
 
-    def _answer(self, examples: list[Example], artifact: Choice, scale: float, batch_size: int) -> list[Example]:
-        """Outputs by example. What a mask does not cover is only batched with examples of its own shape."""
-        processor, names = self._processor(), named_rows(artifact, len(examples))
-        groups: dict[object, list[int]] = {}
-        for index, example in enumerate(examples):
-            shapes = None if processor.pads_exactly else tuple(sorted((key, value.shape) for key, value in example.items()))
-            groups.setdefault(shapes, []).append(index)
+    def _answer(self, raws: list[Any], artifact: Choice, scale: float, batch_size: int, condition: Feeds | None = None) -> list[Example]:
+        """Outputs by raw input."""
+        processor, names = present(self.processor), named_rows(artifact, len(raws))
+        examples = [self._conditioning.filled(processor(raw), self._store.condition(name) if condition is None else condition) for raw, name in zip(raws, names, strict=True)]
         rows: dict[int, Example] = {}
-        for members in groups.values():
-            for start in range(0, len(members), batch_size):
-                part = members[start : start + batch_size]
-                found = rows_of(self.run(processor.collate([examples[index] for index in part]), artifact if self._bank is None else [names[index] for index in part], scale))
-                rows.update(zip(part, found, strict=True))
+        for part in batches(examples, batch_size, processor.pads_exactly):
+            found = rows_of(self.run(processor.collate([examples[index] for index in part]), artifact if self._bank is None else [names[index] for index in part], scale))
+            rows.update(zip(part, found, strict=True))
         return [rows[index] for index in range(len(examples))]
-
-    def _processor(self) -> Processor:
-        if self.processor is None:
-            raise InputError("this bundle describes no pre-processing; give a table of ready tensors, or use run()")
-        return self.processor
 
     def _takes_feeds(self, raw: Any) -> bool:
         return isinstance(raw, Mapping) and (self.processor is None or self.processor.kind not in ("tensors", "parts"))

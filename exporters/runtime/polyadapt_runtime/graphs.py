@@ -1,7 +1,8 @@
-"""The graphs of a bundle, opened: one for most models, an encoder and a decoder for those that write from a source."""
+"""The graphs of a bundle: one for most models, an encoder and a decoder for those that write from a source, and those that compute an input."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ import numpy as np
 from polyadapt_runtime.errors import GraphError, InputError
 from polyadapt_runtime.manifest import Manifest
 from polyadapt_runtime.runner import Runner
-from polyadapt_runtime.session import Session
+from polyadapt_runtime.session import CUDA, Session
 
 
 class Graphs:
-    """Sessions and runners by the name of their graph, in the order in which they run.
+    """Sessions and runners by the name of their graph, in the order in which they run. A graph that computes an input is opened at its first use.
 
     Raises:
         GraphError: a graph is not what the manifest describes, or a slot is in none of them.
@@ -23,6 +24,7 @@ class Graphs:
     """
 
     def __init__(self, root: Path, manifest: Manifest, device: str, threads: int | None) -> None:
+        self._root, self._manifest, self._threads, self._lock = root, manifest, threads, threading.Lock()
         self.sessions: dict[str, Session] = {}
         for name in manifest.chain:
             self.sessions[name] = Session(root / manifest.graphs[name].file, device, threads)
@@ -37,10 +39,17 @@ class Graphs:
             InputError: an unknown graph, or what `Runner.run` refuses.
             ArtifactError: likewise.
         """
-        name = graph or next(iter(self.runners))
-        if name not in self.runners:
-            raise InputError(f"this bundle has no graph {name!r}; it has: {', '.join(self.runners)}")
-        return self.runners[name].run(feeds, slots)
+        name = graph or self._manifest.chain[0]
+        if name not in self._manifest.runnable:
+            raise InputError(f"this bundle has no graph {name!r}; it has: {', '.join(self._manifest.runnable)}")
+        return self._runner(name).run(feeds, slots)
+
+    def _runner(self, name: str) -> Runner:
+        with self._lock:
+            if name not in self.runners:
+                graph, device = self._manifest.graphs[name], "cuda" if self.first.provider == CUDA else "cpu"  # where the others run
+                self.runners[name] = Runner(self._manifest, graph, Session(self._root / graph.file, device, self._threads))
+            return self.runners[name]
 
 
 def check_slots(manifest: Manifest, sessions: Mapping[str, Session]) -> None:

@@ -28,6 +28,7 @@ def describe(manifest: Manifest, session: Session, artifacts: Mapping[str, Artif
         "graphs": list(manifest.chain),
         "inputs": [asdict(port) for port in first.inputs],
         "outputs": [asdict(port) for port in last.outputs],
+        "conditioners": {name: str(spec.get("kind", "")) for name, spec in manifest.conditioners.items()},
         "slots": dict(sorted(Counter(manifest.slots[members[0]].kind for members in manifest.groups.values()).items())),
         "artifacts": [{"name": info.name, "method": info.method, "source": info.source, "labels": list(info.labels), "slots": len(info.slots)} for info in artifacts.values()],
         **describe_variants(manifest),

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from polyadapt_runtime.errors import ArtifactError, InputError
+from polyadapt_runtime.manifest import Manifest
 from polyadapt_runtime.tensors import Tensors
+
+if TYPE_CHECKING:
+    from polyadapt_runtime.store import ArtifactStore
 
 GROUP = "head:prototypes"
 NAMES = {tensor: f"{GROUP}.{tensor}" for tensor in ("weight", "bias", "cosine")}
 TEMPERATURE = 10.0  # ours: of the first class, when no column is there to take it from
+
+
+def learnable(manifest: Manifest, outputs: Sequence[str], store: ArtifactStore, artifact: str | None, label: str) -> tuple[Tensors, tuple[str, ...], str]:
+    """What a class is added to: the slots of an artifact or none, its labels, its method.
+
+    Raises:
+        ArtifactError: no prototypes here, a linear head, or a class that is there already.
+    """
+    if manifest.task != "classification" or manifest.form == "bank" or GROUP not in manifest.groups or "features" not in outputs:
+        raise ArtifactError("this bundle has no head:prototypes slots with features; export a classification model with form='slots'")
+    held: Tensors = {} if artifact is None else store.tensors(artifact)
+    labels = store.labels(artifact)
+    check_learnable(held, labels, label)
+    return held, labels, "prototypes" if artifact is None else store.info(artifact).method
 
 
 def check_learnable(slots: Mapping[str, np.ndarray], labels: Sequence[str], label: str) -> None:
@@ -29,19 +48,22 @@ def check_learnable(slots: Mapping[str, np.ndarray], labels: Sequence[str], labe
         raise ArtifactError(f"there are {columns} classes and {len(labels)} labels; a class can be added where each has a label")
 
 
-def with_class(slots: Mapping[str, np.ndarray], features: np.ndarray) -> Tensors:
+def with_class(slots: Mapping[str, np.ndarray], examples: Sequence[np.ndarray], label: str) -> Tensors:
     """Slots of an artifact with one class more.
 
     The new column is the normalised mean of the normalised features, times the mean length of the
     columns that are there: p = t * m / |m| with m = mean(f / |f|) (nearest class mean on the sphere).
 
     Shape:
-        features [examples, d]; weight [d, C] -> [d, C + 1], bias [C] -> [C + 1], cosine [1].
+        features of one example [d]; weight [d, C] -> [d, C + 1], bias [C] -> [C + 1], cosine [1].
 
     Raises:
         ArtifactError: the head is there but linear.
-        InputError: features without a direction.
+        InputError: no example, or features without a direction.
     """
+    if not len(examples):
+        raise InputError(f"learning class {label!r} needs at least one example")
+    features = np.stack(examples)  # (examples, d)
     lengths = np.linalg.norm(features, axis=1, keepdims=True)  # (examples, 1)
     mean = (features / np.maximum(lengths, 1e-12)).mean(axis=0)  # (d,)
     if not np.isfinite(features).all() or (lengths == 0).any() or np.linalg.norm(mean) < 1e-6:

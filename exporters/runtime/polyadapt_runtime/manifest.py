@@ -53,6 +53,7 @@ class ArtifactEntry:
     method: str = ""
     labels: tuple[str, ...] = ()
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    condition: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class Manifest:
     """Everything a bundle says about itself.
 
     Attributes:
+        conditioners: pre-processing of another medium, by the name of the graph and of the input that it computes from it.
         raw: the whole table as it stands in the file.
         variant: which number format `graphs` are of.
         measure: how its outputs are compared with torch's.
@@ -110,6 +112,7 @@ class Manifest:
     postprocess: Mapping[str, Any]
     assets: Mapping[str, str]
     generation: Mapping[str, Any]
+    conditioners: Mapping[str, Mapping[str, Any]]
     files: Mapping[str, tuple[str, int]]
     sha256: str
     raw: Mapping[str, Any]
@@ -119,8 +122,13 @@ class Manifest:
 
     @property
     def chain(self) -> tuple[str, ...]:
-        """Names of the graphs that run, in their order: the first takes raw input, the last gives the answer."""
+        """Names of the graphs that answer, in their order: the first takes raw input, the last gives the answer."""
         return ("model",) if "model" in self.graphs else ("encoder", "decoder")
+
+    @property
+    def runnable(self) -> tuple[str, ...]:
+        """Names of all graphs that `run` takes: those that answer, and those that compute an input for them."""
+        return (*self.chain, *self.conditioners)
 
     @property
     def groups(self) -> dict[str, tuple[str, ...]]:
@@ -184,6 +192,7 @@ def parse_manifest(table: Mapping[str, Any], where: str = MANIFEST) -> Manifest:
         postprocess=need(table, "postprocess", dict, where),
         assets={name: need(assets, name, str, f"{where}: assets") for name in assets},
         generation=optional(table, "generation", where),
+        conditioners={name: _preprocess(entry, f"{where}: conditioners.{name}") for name, entry in optional(table, "conditioners", where).items()},
         files=files,
         sha256=_hexadecimal(need(table, "sha256", str, where), where),
         raw=table,
@@ -208,6 +217,7 @@ def artifact_entry(table: object, where: str, file: str | None = None) -> Artifa
         method=str(table.get("method", "")),
         labels=strings(table, "labels", where) if table.get("labels") is not None else (),
         metrics=optional(table, "metrics", where),
+        condition={name: _numbers(values, f"{where}: condition.{name}") for name, values in optional(table, "condition", where).items()},
     )
 
 
@@ -286,6 +296,18 @@ def strings(table: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _numbers(values: object, where: str) -> tuple[float, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+        raise ManifestError(f"{where} must be a list of finite numbers")
+    return tuple(float(value) for value in values)
+
+
+def _preprocess(table: object, where: str) -> dict[str, Any]:
+    if not isinstance(table, dict):
+        raise ManifestError(f"{where} must be a table")
+    return need(table, "preprocess", dict, where)
+
+
 def _graph(table: object, where: str) -> Graph:
     if not isinstance(table, dict):
         raise ManifestError(f"{where} must be a table")
@@ -350,6 +372,11 @@ def _check_references(manifest: Manifest, where: str) -> None:
     """Every path that the manifest uses is a listed file; every slot of an artifact exists."""
     if "model" not in manifest.graphs and not {"encoder", "decoder"} <= set(manifest.graphs):
         raise ManifestError(f"{where}: graphs has no 'model', and not 'encoder' and 'decoder' together; it has: {', '.join(manifest.graphs) or 'none'}")
+    for name in manifest.conditioners:
+        taken = {port.name: port for title in manifest.chain for port in manifest.graphs[title].inputs}
+        given = {port.name: port for port in manifest.graphs[name].outputs} if name in manifest.graphs and name not in manifest.chain else {}
+        if name not in taken or name not in given or (taken[name].dtype, taken[name].shape) != (given[name].dtype, given[name].shape):
+            raise ManifestError(f"{where}: conditioners.{name} needs a graph {name!r} of its own with an output {name!r} that is an input of {' or '.join(manifest.chain)}")
     used = [path for graph in manifest.graphs.values() for path in graph.files]
     used += [entry.file for entry in manifest.artifacts.values() if manifest.form == "slots"] + list(manifest.assets.values())
     for path in used:

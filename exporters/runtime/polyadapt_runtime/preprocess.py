@@ -2,7 +2,8 @@
 
 Specs by kind (`input` names the graph's input):
     image   {"kind": "image", "input", "size_px": [h, w], "resize": "crop" | "squash", "crop_fraction", "interpolation", "channels"}
-    audio   {"kind": "audio", "input", "sample_rate_hz", "seconds", "minimum_seconds", "maximum_seconds": number or null each}
+    audio   {"kind": "audio", "input", "sample_rate_hz", "seconds", "minimum_seconds", "maximum_seconds": number or null each,
+             "refuse_silence": true or false, "lengths": input that takes the number of samples}
     text    {"kind": "text", "tokenizer": asset, "maximum_tokens", "pad_id", "pad_side", "inputs": {"ids", "mask", "types"}}
     phonemes {"kind": "phonemes", "symbols": asset, "language", "maximum_tokens": number or null, "pad_id", "inputs": {"ids", "mask"}}
     array   {"kind": "array", "input", "shape": [numbers or names of free axes], "dtype"}
@@ -12,7 +13,7 @@ Specs by kind (`input` names the graph's input):
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ _NEEDED = {
     "tensors": (),
     "parts": ("parts",),
 }
-_TABLES: dict[str, type] = {"input": str, "inputs": dict, "parts": dict, "shape": list, "size_px": list, "tokenizer": str, "symbols": str}
+_TABLES: dict[str, type] = {"input": str, "lengths": str, "inputs": dict, "parts": dict, "shape": list, "size_px": list, "tokenizer": str, "symbols": str}
 
 
 class Processor:
@@ -74,7 +75,8 @@ class Processor:
         if self.kind == "image":
             return {self.spec["input"]: read_image(raw, self.spec)}
         if self.kind == "audio":
-            return {self.spec["input"]: read_audio(raw, self.spec)}
+            samples = read_audio(raw, self.spec)
+            return {self.spec["input"]: samples, **({self.spec["lengths"]: np.array(len(samples))} if self.spec.get("lengths") else {})}
         if self.text is not None:
             return self.text(raw)
         if self._phonemes is not None:
@@ -131,6 +133,28 @@ class Processor:
         if set(raw) != set(self._parts):
             raise InputError(f"this model takes a table with {', '.join(self._parts)}, found {', '.join(map(str, raw)) or 'nothing'}")
         return {key: value for name, part in self._parts.items() for key, value in part(raw[name]).items()}
+
+
+def present(processor: Processor | None) -> Processor:
+    """The processor of a bundle that has one.
+
+    Raises:
+        InputError: it has none.
+    """
+    if processor is None:
+        raise InputError("this bundle describes no pre-processing; give a table of ready tensors, or use run()")
+    return processor
+
+
+def batches(examples: Sequence[Example], size: int, pads_exactly: bool) -> Iterator[list[int]]:
+    """Indices of examples that run together, at most `size` of them; without a mask that covers padding, only examples of one shape."""
+    groups: dict[object, list[int]] = {}
+    for index, example in enumerate(examples):
+        shapes = None if pads_exactly else tuple(sorted((key, np.shape(value)) for key, value in example.items()))
+        groups.setdefault(shapes, []).append(index)
+    for members in groups.values():
+        for start in range(0, len(members), size):
+            yield members[start : start + size]
 
 
 def _stacked(arrays: list[np.ndarray], side: str, value: int, key: str) -> np.ndarray:

@@ -29,7 +29,7 @@ Key = tuple[tuple[str, float], ...]  # names of artifacts with their weights
 
 @dataclass(frozen=True)
 class ArtifactInfo:
-    """What is known of an artifact. `source` is `bundle`, `file`, `learned` or `mixed`."""
+    """What is known of an artifact. `source` is `bundle`, `file`, `learned` or `mixed`; `condition` are inputs of its own, such as its speaker vector."""
 
     name: str
     method: str
@@ -37,6 +37,7 @@ class ArtifactInfo:
     slots: tuple[str, ...]
     source: str
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    condition: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 def check_fit(manifest: Manifest, base_id: str, shapes: Mapping[str, tuple[tuple[int, ...], str]], what: str) -> None:

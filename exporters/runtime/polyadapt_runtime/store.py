@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from polyadapt_runtime.errors import ArtifactError, nearest
 from polyadapt_runtime.files import check_plain, sha256_file
 from polyadapt_runtime.manifest import Manifest, artifact_entry, need, read_table
@@ -19,6 +21,7 @@ from polyadapt_runtime.slots import ArtifactInfo, Choice, SlotCache, check_fit, 
 from polyadapt_runtime.tensors import Tensors, read_safetensors, write_safetensors
 
 # A folder with an artifact: what core saves, or what a bundle holds for one of its own.
+OWN = "own/condition."  # before the names of inputs that an artifact brings, in the file of one outside a bundle
 _LAYOUTS = (("artifact.json", "artifact.safetensors"), ("slots.json", "slots.safetensors"))
 
 
@@ -42,7 +45,7 @@ class ArtifactStore:
 
     def infos(self) -> dict[str, ArtifactInfo]:
         """What is known of every artifact, the bundle's own first."""
-        own = {name: ArtifactInfo(name, entry.method, entry.labels, entry.slots, "bundle", entry.metrics) for name, entry in self._manifest.artifacts.items()}
+        own = {name: ArtifactInfo(name, entry.method, entry.labels, entry.slots, "bundle", entry.metrics, entry.condition) for name, entry in self._manifest.artifacts.items()}
         return {**own, **{name: held.info for name, held in dict(self._held).items()}}
 
     def info(self, name: str) -> ArtifactInfo:
@@ -71,6 +74,22 @@ class ArtifactStore:
         found = self._cache.get(key)
         return self._cache.put(key, self._weighed(weights)) if found is None else found
 
+    def condition(self, artifact: Choice) -> dict[str, np.ndarray]:
+        """Inputs that an artifact brings of its own, such as the vector of its speaker; of a mix their weighted mean. A merged graph has one artifact.
+
+        Raises:
+            ArtifactError: unknown, or weights whose sum is 0.
+        """
+        merged = dict.fromkeys(self._manifest.artifacts, 1.0) if self._manifest.form == "merged" else {}
+        weights = merged if artifact is None else self._weights(artifact)
+        found: dict[str, np.ndarray] = {}
+        for key in dict.fromkeys(key for name in weights for key in self.info(name).condition):
+            parts = {name: self.info(name).condition[key] for name in weights if key in self.info(name).condition}
+            if not (total := sum(weights[name] for name in parts)):
+                raise ArtifactError(f"the weights of {' and '.join(parts)} add up to 0, so their {key} has no mean; give it as condition")
+            found[key] = np.sum([weights[name] / total * np.array(values) for name, values in parts.items()], axis=0).astype(np.float32)
+        return found
+
     def labels(self, artifact: Choice) -> tuple[str, ...]:
         """Class names of the head that answers: those of the one artifact that brings some, else the bundle's."""
         names = () if artifact is None else tuple(self._weights(artifact))
@@ -85,7 +104,8 @@ class ArtifactStore:
         chosen = self._weights(weights)
         labels = next((labels for part in chosen if (labels := self.info(part).labels)), ())
         name = name or "+".join(f"{weight:g}*{part}" for part, weight in chosen.items())
-        self._hold(name, self._weighed(chosen), labels, "mix", "mixed")
+        condition = {key: tuple(value.tolist()) for key, value in self.condition(chosen).items()}
+        self._hold(name, self._weighed(chosen), labels, "mix", "mixed", condition)
         return name
 
     def tensors(self, name: str) -> Tensors:
@@ -120,7 +140,8 @@ class ArtifactStore:
         found, _ = read_safetensors(tensor_file, need(head, "sha256", str, str(head_file)) if head_file.name == "artifact.json" else None)
         taken = self._fitting(found, entry.slots, entry.base_id, f"artifact {path.name!r}")
         name = name or path.name
-        self._add(name, Held(ArtifactInfo(name, entry.method, entry.labels, entry.slots, "file", entry.metrics), taken, head))
+        condition = {**entry.condition, **{key.removeprefix(OWN): tuple(value.ravel().tolist()) for key, value in found.items() if key.startswith(OWN)}}
+        self._add(name, Held(ArtifactInfo(name, entry.method, entry.labels, entry.slots, "file", entry.metrics, condition), taken, head))
         return name
 
     def add(self, name: str, tensors: Tensors, labels: tuple[str, ...], method: str) -> None:
@@ -143,7 +164,8 @@ class ArtifactStore:
         staging = path.with_name(f".{path.name}.{threading.get_ident()}.partial")
         try:
             staging.mkdir(parents=True)
-            write_safetensors(staging / "artifact.safetensors", tensors)
+            own = {OWN + key: np.array(values, np.float32) for key, values in info.condition.items()}
+            write_safetensors(staging / "artifact.safetensors", {**tensors, **own})
             head = self._head(info, sha256_file(staging / "artifact.safetensors"))
             (staging / "artifact.json").write_text(json.dumps(head, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             staging.rename(path)
@@ -187,9 +209,9 @@ class ArtifactStore:
         name, weight, tensors = parts[0]
         return scaled(tensors, self._manifest.slots, weight, f"artifact {name!r}")
 
-    def _hold(self, name: str, tensors: Tensors, labels: tuple[str, ...], method: str, source: str) -> None:
+    def _hold(self, name: str, tensors: Tensors, labels: tuple[str, ...], method: str, source: str, condition: Mapping[str, tuple[float, ...]] | None = None) -> None:
         fitting = self._fitting(tensors, tuple(tensors), self._manifest.base_id, f"artifact {name!r}")
-        self._add(name, Held(ArtifactInfo(name, method, labels, tuple(tensors), source), fitting, {}))
+        self._add(name, Held(ArtifactInfo(name, method, labels, tuple(tensors), source, condition=condition or {}), fitting, {}))
 
     def _add(self, name: str, held: Held) -> None:
         with self._lock:

@@ -37,7 +37,7 @@ def with_variant(root: Path, manifest: Manifest, name: str) -> Manifest:
         raise ManifestError(f"{where}.parity: measure {measure!r}; this version knows {', '.join(MEASURES)}")
     files = need(entry, "graphs", dict, where)
     graphs = {}
-    for title in manifest.chain:
+    for title in manifest.runnable:
         graph = manifest.graphs[title]
         place = need(files, title, dict, f"{where}.graphs")
         data = tuple(_listed(manifest, path) for path in strings(place, "data", where))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -240,10 +240,19 @@ def case(name: str, slots: Arrays, expected: Any, artifact: str | None = None) -
 def test_parity_looks_at_every_output_of_every_case() -> None:
     report = GateReport(1e-5)
     fake: Any = Fake(lambda inputs, slots: [1.0, 2.0])
-    check_parity(fake, [case("good/0", {}, [1.0, 2.0]), case("bad/0", {}, [1.0, 2.1])], report)
+    check_parity(fake, [case("good/0", {}, [1.0, 2.0]), case("bad/0", {}, [1.0, 2.1])], report, 1e-5)
     assert [row["ok"] for row in report.cases] == [True, False] and not report.ok and report.max_error == pytest.approx(0.1 / 2.1, rel=1e-5)
     with pytest.raises(ExportError, match=r"1 of 2 checks failed\): bad/0, output y"):
         report.require()
+
+
+def test_a_graph_is_held_to_its_own_tolerance() -> None:
+    """Graphs of one bundle may have different ones; the summary's is that of the first."""
+    report, fake = GateReport(1e-1), cast(Any, Fake(lambda inputs, slots: [1.0, 2.0]))
+    cases = [case("near/0", {}, [1.0, 2.02])]
+    check_parity(fake, cases, report, 1e-1)
+    check_parity(fake, cases, report, 1e-3)
+    assert [(row["ok"], row["tolerance"]) for row in report.cases] == [(True, 1e-1), (False, 1e-3)] and not report.ok
 
 
 def test_a_graph_that_remembers_the_last_adapter_fails_the_swap() -> None:

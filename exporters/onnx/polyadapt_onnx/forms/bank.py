@@ -150,7 +150,7 @@ def _graph(job: Job, view: View, groups: Sequence[SlotGroup], banked: Sequence[S
     mixed = [case for turn in range(len(sets)) for case in mixed_cases(job, view, f"mixed-{turn}", sets, turn, {})]
     others = mixed_cases(job, view, "random", random, 1, fed)
     cases = [*{(case.name.rpartition("/")[2], tuple(case.inputs.get(ARTIFACT_ID.name, ()))): case for case in mixed}.values(), *others]
-    check_parity(graph, cases, report)
+    check_parity(graph, cases, report, view.recipe.tolerance)
     if groups:
         identity = numpy_of(slots_of(stacked_edits(ports, names, [()] * len(random))))
         check_slot_effects(graph, others, job.model.family.no_effect(job.model.backbone), report, identity)

@@ -42,7 +42,7 @@ def _graph(job: Job, view: View, name: str, artifact: Artifact, report: GateRepo
     with attached(model, patches), folded(model.ports, [edit for edit in artifact.edits if edit.kind != "patch"]) as remaining, also_attached(model, remaining):
         write_graph(Traced(view.inner, view.signature, view.example(view.recipe.trace, generator), [], {}, view.recipe), job.path(view))
     cases = [replace(case, slots={}, artifact=None) for case in cases_of(job, view, name, name, artifact.edits, generator)]
-    check_parity(Graph(job.path(view)), cases, report)
+    check_parity(Graph(job.path(view)), cases, report, view.recipe.tolerance)
     plain = cases_of(job, view, "base", None, (), job.generator(1))[0]
     with attached(model, artifact.edits):
         adapted = expected_outputs(lambda: view.inner(**tensors_of(plain.inputs)), view.outputs)

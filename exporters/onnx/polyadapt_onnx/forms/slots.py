@@ -35,7 +35,7 @@ def _graph(job: Job, view: View, groups: Sequence[SlotGroup], report: GateReport
     given |= {name: (name, artifact.edits) for name, artifact in job.artifacts.items()}
     by_name = {name: cases_of(job, view, name, artifact, edits, generator) for name, (artifact, edits) in given.items()}
     cases = [case for part in by_name.values() for case in part]
-    check_parity(graph, cases, report)
+    check_parity(graph, cases, report, view.recipe.tolerance)
     # What has no slot in this graph is the base here.
     reaching = [name for name in job.artifacts if by_name[name][0].slots]
     base = by_name["base"][0]

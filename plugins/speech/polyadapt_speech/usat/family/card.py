@@ -56,8 +56,15 @@ CARD = FamilyCard(
             cause=CAUSE,
         )
     },
+    conditioners={
+        "speaker": ExportRecipe(
+            trace={"batch": 2, "samples": 7000},
+            check=({"batch": 1, "samples": 5500}, {"batch": 3, "samples": 9001}),
+        )
+    },
     notes="Length of the waveform follows from the text. Without `noise_inputs` in the task's details the same text gives the same sound; "
     "with it, noise and speed are inputs of the graph. "
     "Spans of the flow: `coupling` is beside the transform, `shift` inside it, behind its WaveNet. "
+    "A voice that listens computes its input `speaker` from a recording, in a graph of its own. "
     "The duration predictor has no sites: its output is rounded. Transposed convolutions are not adapted.",
 )

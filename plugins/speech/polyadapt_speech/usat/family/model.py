@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from polyadapt.families.base import Family
+from polyadapt.families.conditioner import Conditioner
 from polyadapt.families.shared import enliven, normal
 from polyadapt.families.text import random_ids, random_mask
 from polyadapt.signature import Signature, Task, TensorSpec
@@ -17,6 +18,7 @@ from polyadapt_speech.usat.network.config import DecoderConfig, DurationConfig, 
 from polyadapt_speech.usat.network.voice import Manner, Voice
 
 NOISE_INPUTS = "noise_inputs"
+LEAST_REFERENCE_S = 1.0  # of a recording from which a speaker vector is made
 
 TINY = VoiceConfig(
     vocab_size=64,
@@ -30,6 +32,8 @@ TINY = VoiceConfig(
     decoder=DecoderConfig(32, (4, 2), (8, 4), (3, 5), ((1, 3), (1, 3))),
 )
 
+LONGEST_REFERENCE_S = 30.0  # ours: more of it is not listened to
+
 
 class VoiceFamily(Family):
     """Ids to a waveform."""
@@ -38,7 +42,8 @@ class VoiceFamily(Family):
         return tiny_voice()
 
     def config(self, backbone: nn.Module) -> dict[str, Any]:
-        return asdict(_voice(backbone).config)
+        # Parts that hear show in the weights; a voice without them keeps its identity.
+        return {name: value for name, value in asdict(_voice(backbone).config).items() if name != "listens"}
 
     def signature(self, backbone: nn.Module, task: Task) -> Signature:
         config = _voice(backbone).config
@@ -80,6 +85,29 @@ class VoiceFamily(Family):
         if config.speaker_size:
             made["speaker"] = normal((batch, config.speaker_size), generator)
         return made
+
+    def conditioners(self, backbone: nn.Module) -> Mapping[str, Conditioner]:
+        config = _voice(backbone).config
+        if not config.listens:
+            return {}
+        signature = Signature(
+            (
+                TensorSpec("audio", ("batch", "samples"), "float32", f"recordings at {config.sample_rate_hz} Hz, filled up with zeros", "full scale = 1"),
+                TensorSpec("lengths", ("batch",), "int64", "samples of each recording without what was filled up", "samples"),
+            ),
+            (TensorSpec("speaker", ("batch", config.speaker_size), "float32", "speaker vector"),),
+        )
+        heard = {"minimum_seconds": LEAST_REFERENCE_S, "maximum_seconds": LONGEST_REFERENCE_S, "refuse_silence": True}
+        return {"speaker": Conditioner(signature, {"kind": "audio", "input": "audio", "lengths": "lengths", "sample_rate_hz": config.sample_rate_hz, **heard})}
+
+    def condition(self, backbone: nn.Module, name: str, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return _voice(backbone).speaker_vector(inputs["audio"], inputs["lengths"])  # (B, S)
+
+    def condition_example(self, backbone: nn.Module, name: str, sizes: Mapping[str, int], generator: torch.Generator) -> dict[str, torch.Tensor]:
+        batch, samples = sizes["batch"], sizes["samples"]
+        lengths = samples - torch.arange(batch) * (samples // 8)
+        heard = torch.arange(samples) < lengths[:, None]  # (B, samples)
+        return {"audio": normal((batch, samples), generator) * 0.1 * heard, "lengths": lengths}
 
 
 def _voice(backbone: nn.Module) -> Voice:

@@ -1,0 +1,244 @@
+"""USAT on voices that training did not hear (arXiv 2404.18094): does a voice come nearer, and what does it cost the others?
+
+`usat:FOLDER` is a trained voice that listens, `--corpus` the folder that it was trained from, with people held out of it:
+a minute of each to adapt to, and further clips as references. Arms, 20 sentences each that no corpus holds:
+
+- average: the mean vector of the voices of training; the honest floor;
+- instant: the vector of the held-out minute, nothing is trained;
+- adapted: method `usat` on that minute, adapters and vector;
+- full: all weights tuned on it by the same loss;
+- resynthesis: the person's own real clips through posterior encoder and decoder, the ceiling of what this decoder can say;
+- real: those clips.
+
+Cosine is to the centre of the other half of the person's real clips, by an encoder of other people's (likeness.py). Character
+errors are by Whisper tiny.en. Takes, figures and artifacts are kept, so a run that was stopped goes on where it was.
+Artifacts that were made elsewhere, by `polyadapt adapt`, are taken from `--artifacts DIR/PERSON/METHOD`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import jiwer
+import numpy as np
+from likeness import Likeness
+from measuring import Load, command, machine, versions
+from usat_corpus import JOE, Corpus, Person, adapted, joe, read_corpus
+from usat_figures import COSINE, ERRORS, Figure, Notebook, arm_row, compared, interval, letters, table
+from usat_page import write_page
+from usat_speech import SENTENCES, Studio, Take, read
+
+import polyadapt as pa
+from polyadapt.files import read_json, sha256_file, write_json
+from polyadapt_runtime import Bundle
+from polyadapt_speech.usat.training.sentences import SENTENCES as REMEMBERED
+
+ARMS = ("average", "instant", "adapted", "full", "resynthesis", "real")
+METHODS = {"adapted": "usat", "full": "full"}
+ONCE_S = 20.0  # of a training voice's clips, for its vector and its centre
+PAIRS = (("instant", "average"), ("adapted", "instant"), ("adapted", "full"), ("resynthesis", "adapted"))
+
+
+def main() -> int:
+    arguments = parsed()
+    folder: Path = arguments.takes
+    model = pa.load(arguments.model)
+    model.module.to(arguments.device)
+    claim(folder / "base_id", model.base_id, "another model")
+    studio, corpus, notebook = Studio(model, folder, arguments.device), read_corpus(arguments.corpus), Notebook(folder / "figures.jsonl")
+    sentences = SENTENCES[: arguments.sentences]
+    texts = {letters(text) for text in corpus.texts}
+    if heard := [text for text in sentences if letters(text) in texts or studio.ids(text) in corpus.ids]:
+        raise SystemExit(f"training saw a sentence of the experiment: {heard[0]!r}")
+    people = [person for person in corpus.held_out if not arguments.people or person.name in arguments.people]
+    with Load() as load_of_others:
+        takes = {person.name: takes_of(studio, corpus, person, arguments) for person in people}
+        for person in people:
+            say(studio, person, takes[person.name], sentences)
+        others = others_of(corpus, arguments.others)
+        remembered(studio, others, takes, sentences[: arguments.remembered])
+        measure(studio, people, others, notebook, whisper_of(folder), sentences)
+    result = {
+        "experiment": "usat",
+        "command": command(),
+        "machine": machine(),
+        "versions": versions(),
+        "load_of_others": round(load_of_others.others, 2),
+        **summary(people, others, takes, notebook, len(sentences)),
+    }
+    result["table"] = table(result)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    page = write_page(folder / "index.html", folder, [person.name for person in people], ARMS, sentences[0], 0, notebook, studio.rate_hz)
+    print(result["table"])
+    print(f"to listen: {page}")
+    return 0
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", help="usat:FOLDER")
+    parser.add_argument("--corpus", type=Path, required=True, help="folder of the corpus that it was trained from")
+    parser.add_argument("--artifacts", type=Path, default=Path("runs/effects/usat/artifacts"), help="adaptations, by person and method; what is missing is made here")
+    parser.add_argument("--takes", type=Path, default=Path("runs/effects/usat/takes"), help="speech and figures; delete it to begin anew")
+    parser.add_argument("--people", nargs="+", help="only these of the held-out people")
+    parser.add_argument("--others", nargs="+", help="training voices that may be forgotten; joe and one real voice by default")
+    parser.add_argument("--sentences", type=int, default=len(SENTENCES))
+    parser.add_argument("--remembered", type=int, default=5, help="sentences of each voice that may be forgotten")
+    parser.add_argument("--steps", type=int, default=1500, help="of an adaptation that is made here (the paper's 1500)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "usat.json")
+    return parser.parse_args()
+
+
+def claim(mark: Path, identity: str, other: str) -> None:
+    """Takes of one model or artifact never stand beside those of another."""
+    if mark.is_file() and mark.read_text(encoding="utf-8") != identity:
+        raise SystemExit(f"{mark.parent} holds takes of {other}; give another --takes, or delete it")
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.write_text(identity, encoding="utf-8")
+
+
+def others_of(corpus: Corpus, names: Sequence[str] | None) -> list[Person]:
+    """Voices that may be forgotten: those that were named, or joe, from whom the voice was made, and the first real English voice of training."""
+    english = [person for person in corpus.training if person.is_real and person.language.startswith("en")] or list(corpus.training)
+    wanted = names or (JOE, english[0].name)
+    known = {person.name: person for person in corpus.training}
+    return [joe(REMEMBERED[:20]) if name == JOE else known[name] for name in wanted]
+
+
+def takes_of(studio: Studio, corpus: Corpus, person: Person, arguments: argparse.Namespace) -> dict[str, Take]:
+    """How each arm speaks as a person."""
+    vector = studio.vector([clip.samples for clip in person.adaptation])
+    found = {"average": Take(average(studio, corpus)), "instant": Take(vector)}
+    for arm, method in METHODS.items():
+        began, place = time.monotonic(), arguments.artifacts / person.name / method
+        clock = place.with_name(f"{method}.seconds.json")
+        if not (place / "artifact.json").is_file():
+            adapted(studio.model, method, arguments.corpus, person, place, arguments.steps, arguments.device)
+            write_json(clock, {"seconds": time.monotonic() - began, "device": arguments.device})
+            print(f"{person.name}: {arm} in {time.monotonic() - began:.0f} s", flush=True)
+        artifact = pa.load_artifact(place)
+        claim(studio.folder / person.name / f"{arm}.sha256", sha256_file(place / "artifact.safetensors"), f"another artifact of method {method}")
+        own = artifact.own.get("condition.speaker")
+        seconds = float(read_json(clock, "seconds")["seconds"]) if clock.is_file() else 0.0
+        found[arm] = Take(vector if own is None else own.numpy(), artifact, int(artifact.provenance.get("parameters", 0)), seconds)
+    return found
+
+
+def average(studio: Studio, corpus: Corpus) -> np.ndarray:
+    """The mean over training voices, kept beside the takes."""
+    path = studio.folder / "average.npy"
+    if not path.is_file():
+        np.save(path, np.mean([studio.vector([clip.samples for clip in some(person)]) for person in corpus.training], axis=0, dtype=np.float32))
+    return np.asarray(np.load(path, allow_pickle=False))
+
+
+def some(person: Person) -> Sequence[Any]:
+    """The first clips of a training voice, enough for its vector."""
+    clips, found = [], 0.0
+    for clip in person.adaptation:
+        if clips and found >= ONCE_S:
+            break
+        clips.append(clip)
+        found += clip.seconds
+    return clips
+
+
+def halves(person: Person) -> tuple[Sequence[Any], Sequence[Any]]:
+    """(clips that make the centre, clips that are measured); a training voice has its own, so that nothing is measured by itself."""
+    clips = person.references or person.adaptation
+    return clips[::2], clips[1::2]
+
+
+def say(studio: Studio, person: Person, takes: Mapping[str, Take], sentences: Sequence[str]) -> None:
+    """Everything that is said as a held-out person."""
+    for arm, take in takes.items():
+        studio.speak(person.name, arm, take, sentences)
+    measured = [clip.samples for clip in halves(person)[1]]
+    studio.keep(person.name, "real", measured)
+    studio.resynthesise(person.name, "resynthesis", measured)
+
+
+def remembered(studio: Studio, others: Sequence[Person], takes: Mapping[str, Mapping[str, Take]], sentences: Sequence[str]) -> None:
+    """Training voices by the model as it was, and with every adaptation on it."""
+    for other in others:
+        vector = studio.vector([clip.samples for clip in some(other)])
+        studio.speak(other.name, "as it was", Take(vector), sentences)
+        for name, by_arm in takes.items():
+            for arm in METHODS:
+                studio.speak(other.name, f"{arm} to {name}", Take(vector, by_arm[arm].artifact), sentences)
+
+
+def whisper_of(folder: Path) -> Bundle:
+    """Whisper tiny.en as a bundle, exported once."""
+    place = folder / "whisper.bundle"
+    if not place.is_dir():
+        pa.export(pa.load("polyadapt:whisper-tiny.en", pad_to_seconds=30.0), {}, place)
+    return Bundle(place, device="cpu")
+
+
+def measure(studio: Studio, people: Sequence[Person], others: Sequence[Person], notebook: Notebook, whisper: Bundle, sentences: Sequence[str]) -> None:
+    """Every take on disk that the notebook lacks."""
+    likeness = Likeness.fetched()
+    for person in (*people, *others):
+        centre = likeness.centre([clip.samples for clip in halves(person)[0]], studio.rate_hz)
+        spoken = [clip.text if person.language.startswith("en") else None for clip in halves(person)[1]]
+        for folder in sorted(path for path in (studio.folder / person.name).iterdir() if path.is_dir()):
+            texts = spoken if folder.name in ("real", "resynthesis") else sentences
+            for path in sorted(folder.glob("*.wav")):
+                number = int(path.stem)
+                notebook.get(person.name, folder.name, number, lambda: figure(person.name, folder.name, number, path, texts[number], centre, likeness, whisper, studio.rate_hz))  # noqa: B023
+
+
+def figure(voice: str, arm: str, number: int, path: Path, text: str | None, centre: np.ndarray, likeness: Likeness, whisper: Bundle, rate_hz: int) -> Figure:
+    """One take, measured."""
+    samples = read(path)
+    heard = "" if text is None else str(whisper((samples, rate_hz)))
+    errors = None if text is None else float(jiwer.cer(letters(text), letters(heard)))
+    return Figure(voice, arm, number, float(likeness.embed(samples, rate_hz) @ centre), errors, heard.strip())
+
+
+def summary(people: Sequence[Person], others: Sequence[Person], takes: Mapping[str, Mapping[str, Take]], notebook: Notebook, sentences: int) -> dict[str, Any]:
+    """What the figures say together."""
+    names = [person.name for person in people]
+    arms = {arm: arm_row(notebook, names, arm) for arm in ARMS}
+    for arm in METHODS:
+        arms[arm]["parameters"] = max(by_arm[arm].parameters for by_arm in takes.values())
+        arms[arm]["seconds"] = float(np.mean([by_arm[arm].seconds for by_arm in takes.values()]))
+    pairs = {f"{left} - {right}": row for left, right in PAIRS if (row := compared(notebook, names, left, right, COSINE))}
+    forgetting = [{"method": arm, "other": other.name, **{what: lost(notebook, other.name, arm, names, what) for what in (COSINE, ERRORS)}} for other in others for arm in METHODS]
+    return {
+        "voices": names,
+        "real": [person.name for person in people if person.is_real],
+        "sentences": sentences,
+        "arms": arms,
+        "compared": pairs,
+        "forgetting": forgetting,
+        "checks": {
+            "instant is nearer than the average voice, its interval above zero": pairs.get("instant - average", {}).get("above_zero", False),
+            "adapted is nearer than instant, its interval above zero": pairs.get("adapted - instant", {}).get("above_zero", False),
+        },
+    }
+
+
+def lost(notebook: Notebook, other: str, arm: str, people: Sequence[str], what: str) -> dict[str, Any] | None:
+    """Change of a training voice's takes, over the people that were adapted to and the sentences."""
+    before = notebook.values([other], "as it was", what)
+    after = [notebook.values([other], f"{arm} to {name}", what) for name in people]
+    if not before.size or any(row.shape != before.shape for row in after):
+        return None
+    change = np.concatenate(after) - before
+    return {"difference": round(float(change.mean()), 4), "interval": interval(change)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

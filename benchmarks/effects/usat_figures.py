@@ -1,0 +1,118 @@
+"""Figures of the experiment with voices: cosine and character errors of every take, written down once, and what they say together."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+DRAWS = 10_000
+COSINE, ERRORS = "cosine", "character_error_rate"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One take, measured. `character_error_rate` is None where what was said is not known, or not English."""
+
+    voice: str
+    arm: str
+    number: int
+    cosine: float
+    character_error_rate: float | None
+    heard: str
+
+
+class Notebook:
+    """Figures, one JSON line each, and those of an earlier run that was stopped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        self.figures = {(row.voice, row.arm, row.number): row for row in (Figure(**json.loads(line)) for line in lines)}
+
+    def get(self, voice: str, arm: str, number: int, measure: Callable[[], Figure]) -> Figure:
+        """A figure, measured and written down where it is missing."""
+        key = (voice, arm, number)
+        if key not in self.figures:
+            self.figures[key] = measure()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(self.figures[key])) + "\n")
+        return self.figures[key]
+
+    def values(self, voices: Sequence[str], arm: str, what: str) -> np.ndarray:
+        """One figure of an arm, [voices, takes]; empty where a take is missing or was not measured by it."""
+        rows = [[getattr(row, what) for (voice, name, _), row in sorted(self.figures.items()) if (voice, name) == (wanted, arm)] for wanted in voices]
+        if not rows or not rows[0] or len({len(row) for row in rows}) > 1 or any(value is None for row in rows for value in row):
+            return np.zeros((len(voices), 0))
+        return np.array(rows, float)
+
+
+def letters(text: str) -> str:
+    """A text as what is said: small letters, digits and single spaces."""
+    return " ".join(re.findall(r"[a-z0-9']+", text.lower()))
+
+
+def interval(values: np.ndarray) -> list[float]:
+    """95 % bootstrap interval of the mean of [voices, takes]: voices are drawn, and takes for all of them together."""
+    generator = np.random.default_rng(0)
+    voices, takes = values.shape
+    by_voice = generator.multinomial(voices, np.full(voices, 1 / voices), DRAWS) / voices  # (draws, voices)
+    by_take = generator.multinomial(takes, np.full(takes, 1 / takes), DRAWS) / takes  # (draws, takes)
+    means = np.einsum("dv,vt,dt->d", by_voice, values, by_take)
+    return [round(float(end), 4) for end in np.percentile(means, [2.5, 97.5])]
+
+
+def arm_row(notebook: Notebook, voices: Sequence[str], arm: str) -> dict[str, Any]:
+    """Means of an arm with their intervals, and its cosine by voice."""
+    row: dict[str, Any] = {}
+    for what in (COSINE, ERRORS):
+        values = notebook.values(voices, arm, what)
+        if values.size:
+            row[what] = {"mean": round(float(values.mean()), 4), "interval": interval(values), "by_voice": [round(float(value), 4) for value in values.mean(1)]}
+    return row
+
+
+def compared(notebook: Notebook, voices: Sequence[str], left: str, right: str, what: str) -> dict[str, Any] | None:
+    """Mean difference of two arms on the same sentences and voices; None where they have no takes in common."""
+    a, b = notebook.values(voices, left, what), notebook.values(voices, right, what)
+    if not a.size or a.shape != b.shape:
+        return None
+    low, high = interval(a - b)
+    return {"difference": round(float((a - b).mean()), 4), "interval": [low, high], "by_voice": [round(float(value), 4) for value in (a - b).mean(1)], "above_zero": low > 0}
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """The figures as Markdown."""
+    lines = [
+        f"{len(found['voices'])} voices that training did not hear ({', '.join(found['voices'])}), {found['sentences']} sentences each; intervals over voices and sentences.",
+        "",
+    ]
+    lines += ["| arm | cosine to the voice | character errors | parameters | seconds |", "|---|---|---|---|---|"]
+    for name, arm in found["arms"].items():
+        lines.append(f"| {name} | {_cell(arm.get(COSINE))} | {_cell(arm.get(ERRORS))} | {arm.get('parameters') or '–'} | {_seconds(arm.get('seconds'))} |")
+    lines.append("")
+    for name, row in found["compared"].items():
+        lines.append(f"- cosine, {name}: {_change(row)}; by voice {', '.join(f'{value:+.3f}' for value in row['by_voice'])}")
+    if found["forgetting"]:
+        lines += ["", "What other voices lose while an adaptation is on the model (difference to the model as it was):", ""]
+        lines += ["| adapted by | voice | cosine | character errors |", "|---|---|---|---|"]
+        lines += [f"| {row['method']} | {row['other']} | {_change(row[COSINE])} | {_change(row[ERRORS])} |" for row in found["forgetting"]]
+    return "\n".join([*lines, ""])
+
+
+def _cell(row: Mapping[str, Any] | None) -> str:
+    return "–" if row is None else f"{row['mean']:.3f} [{row['interval'][0]:.3f} … {row['interval'][1]:.3f}]"
+
+
+def _change(row: Mapping[str, Any] | None) -> str:
+    return "–" if row is None else f"{row['difference']:+.3f} [{row['interval'][0]:+.3f} … {row['interval'][1]:+.3f}]"
+
+
+def _seconds(value: float | None) -> str:
+    return "–" if not value else f"{value:.0f}"

@@ -1,0 +1,1 @@
+"""Voices for sherpa-onnx: an export target beside bundles."""

@@ -38,7 +38,8 @@ class VoiceFamily(Family):
         return tiny_voice()
 
     def config(self, backbone: nn.Module) -> dict[str, Any]:
-        return asdict(_voice(backbone).config)
+        # Parts that hear show in the weights; a voice without them keeps its identity.
+        return {name: value for name, value in asdict(_voice(backbone).config).items() if name != "listens"}
 
     def signature(self, backbone: nn.Module, task: Task) -> Signature:
         config = _voice(backbone).config

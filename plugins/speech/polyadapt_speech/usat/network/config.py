@@ -58,6 +58,7 @@ class VoiceConfig:
         window: distance up to which relative positions are told apart.
         speaker_size: width of the speaker vector; 0 for a voice of one speaker.
         memory_slots: vectors of the memory before the decoder; 0 for none.
+        listens: whether it makes speaker vectors of recordings, and can be trained on them.
     """
 
     vocab_size: int
@@ -75,3 +76,8 @@ class VoiceConfig:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     speaker_size: int = 0
     memory_slots: int = 0
+    listens: bool = False
+
+    def __post_init__(self) -> None:
+        if self.listens and not self.speaker_size:
+            raise ValueError("a voice that listens makes speaker vectors: speaker_size must be above 0")

@@ -10,11 +10,15 @@ from torch.nn import functional as F
 
 from polyadapt_speech.usat.network.config import VoiceConfig
 from polyadapt_speech.usat.network.decoder import Decoder
+from polyadapt_speech.usat.network.duration_posterior import DurationPosterior
 from polyadapt_speech.usat.network.durations import DurationPredictor
 from polyadapt_speech.usat.network.flow import Flow
 from polyadapt_speech.usat.network.lengths import frames_of
 from polyadapt_speech.usat.network.memory import Memory
+from polyadapt_speech.usat.network.posterior import PosteriorEncoder
+from polyadapt_speech.usat.network.speaker_encoder import SpeakerEncoder
 from polyadapt_speech.usat.network.text_encoder import TextEncoder
+from polyadapt_speech.usat.spectrogram import Spectrogram
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Manner:
 
 
 class Voice(nn.Module):
-    """The parts that speak. What only training needs is a module of its own (`PosteriorEncoder`, `DurationPosterior`)."""
+    """The parts that speak, and in a voice that listens those that hear: `posterior`, `speaker_encoder`, and for training alone `duration_posterior`."""
 
     def __init__(self, config: VoiceConfig) -> None:
         super().__init__()
@@ -45,6 +49,11 @@ class Voice(nn.Module):
         self.flow = Flow(config)
         self.memory = Memory(config.memory_slots, config.latent) if config.memory_slots else None
         self.decoder = Decoder(config.decoder, config.latent)
+        listens = config.listens
+        self.spectrogram = Spectrogram(config.decoder.hop) if listens else None
+        self.posterior = PosteriorEncoder(Spectrogram.bins(config.decoder.hop), config.latent) if listens else None
+        self.speaker_encoder = SpeakerEncoder(config.latent, config.speaker_size) if listens else None
+        self.duration_posterior = DurationPosterior(config.durations) if listens else None
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor, manner: Manner | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """A waveform for every text.
@@ -61,6 +70,25 @@ class Voice(nn.Module):
         if self.memory is not None:
             z = self.memory(z)
         return self.decoder(z, frame_mask), lengths * self.config.decoder.hop
+
+    def speaker_vector(self, samples: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Whose voice a recording is: spectrogram, mean of the posterior, speaker encoder.
+
+        Frames that reach behind a recording's end are left out, so a row gives the vector that it gives alone.
+
+        Args:
+            samples: at the voice's rate.
+            lengths: samples of each row that belong to it.
+
+        Shape:
+            samples [batch, samples], lengths int64 [batch] -> [batch, size], of length 1.
+        """
+        assert self.spectrogram is not None and self.posterior is not None and self.speaker_encoder is not None
+        seen = self.spectrogram(samples)  # (B, bins, F)
+        mask = self.spectrogram.whole(lengths, seen.shape[-1])  # (B, 1, F)
+        _, mean, _ = self.posterior(seen, mask, seen.new_zeros(1))  # (B, C, F)
+        result: torch.Tensor = self.speaker_encoder(mean, mask)
+        return result
 
     def latent(self, ids: torch.Tensor, mask: torch.Tensor, manner: Manner) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What the decoder gets: z [batch, latent, frames], its mask [batch, 1, frames], lengths [batch] in frames."""
@@ -90,14 +118,17 @@ def _fitted(noise: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return F.pad(noise, (0, frames))[..., :frames] * mask
 
 
-def extended(voice: Voice, speaker_size: int = 0, memory_slots: int = 0) -> Voice:
+def extended(voice: Voice, speaker_size: int = 0, memory_slots: int = 0, listens: bool = False) -> Voice:
     """The same voice with room for speakers and a memory, both silent at the start: it sounds as before, bit for bit.
+
+    What is new is drawn from torch's default generator.
 
     Args:
         voice: finished; its weights are copied.
         speaker_size: width of speaker vectors; projections to flow and durations start at 0.
-        memory_slots: vectors of the memory, whose gate starts at 0. Drawn from torch's default generator.
+        memory_slots: vectors of the memory, whose gate starts at 0.
+        listens: with untrained parts that hear.
     """
-    made = Voice(replace(voice.config, speaker_size=speaker_size, memory_slots=memory_slots))
+    made = Voice(replace(voice.config, speaker_size=speaker_size, memory_slots=memory_slots, listens=listens))
     made.load_state_dict({**made.state_dict(), **voice.state_dict()})
     return made.train(voice.training)

@@ -38,7 +38,8 @@ def assemble(config: VoiceConfig, arrays: Mapping[str, NDArray[Any]], where: str
         raise UserError(f"{where}: {f'lacks {lacking[0]}' if lacking else f'{odd[0]} belongs to nothing'} ({len(odd)} weights in all); it is no voice of this network")
     state = {name: _shaped(torch.tensor(arrays[name]), wanted[name].shape, name, where) for name in wanted}
     voice.load_state_dict(state, strict=True, assign=True)
-    logger.info("%s speaks; for training it lacks %s", where, ", ".join(TRAINING_ONLY))
+    if not config.listens:
+        logger.info("%s speaks; for training it lacks %s", where, ", ".join(TRAINING_ONLY))
     return voice.eval()
 
 

@@ -74,5 +74,16 @@ CARDS: tuple[ModelCard, ...] = (
         extra="transformers",
         notes="Voices of one speaker, weights as safetensors. hf:FOLDER keeps them in transformers' network, family vits.",
     ),
+    ModelCard(
+        reference="usat:",
+        title="Voices that were trained to speak as whom they hear, from their folder",
+        task="synthesis",
+        family=FAMILY.id,
+        options=VoiceOptions,
+        implementation="polyadapt_speech.usat.voices.folder:load_usat",
+        licence="stated in the folder's config.json",
+        offline=True,
+        notes="usat:FOLDER, as `polyadapt speech usat-train` writes it. A speaker vector is an input.",
+    ),
     *tiny_cards((FAMILY,)),
 )

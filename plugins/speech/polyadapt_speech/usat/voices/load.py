@@ -17,8 +17,9 @@ from polyadapt.sources.fetch import fetched_directory
 from polyadapt.sources.processors import make_processor
 from polyadapt_speech.usat.family.card import CARD as FAMILY
 from polyadapt_speech.usat.family.model import NOISE_INPUTS
+from polyadapt_speech.usat.network.voice import Voice
 from polyadapt_speech.usat.voices.card import JOE, JOE_FILE, FolderVoiceOptions, VoiceOptions
-from polyadapt_speech.usat.voices.piper import read_piper, settings_file
+from polyadapt_speech.usat.voices.piper import read_piper, read_settings, settings_file
 
 
 def load_joe(card: ModelCard, name: str, options: VoiceOptions) -> Model:
@@ -62,12 +63,21 @@ def load_folder(card: ModelCard, name: str, options: FolderVoiceOptions, familie
 
 
 def _piper(path: Path, reference: str, options: VoiceOptions, licences: dict[str, str]) -> Model:
-    voice, settings = read_piper(path)
+    return voice_model(read_piper(path)[0], settings_file(path), reference, options, licences)
+
+
+def voice_model(voice: Voice, settings: Path, reference: str, options: VoiceOptions, licences: dict[str, str]) -> Model:
+    """A voice with the json that belongs to it.
+
+    Raises:
+        UserError: the json is missing or none of a voice.
+    """
+    read = read_settings(settings)
     family = open_family(FAMILY)
     # Rate and scales that the voice was tuned by: for those who feed noise themselves.
-    tuned = {name: value for name, value in asdict(settings).items() if name != "language"}
+    tuned = {name: value for name, value in asdict(read).items() if name != "language"}
     task = make_task(family, options.task, details={NOISE_INPUTS: options.noise_inputs, **tuned})
-    processor = make_processor(phonemes_spec(settings.language, options.maximum_tokens), {"phonemes": settings_file(path)})
+    processor = make_processor(phonemes_spec(read.language, options.maximum_tokens), {"phonemes": settings})
     return build_model(family, voice, task, processor, reference=reference, licences=licences)
 
 

@@ -57,7 +57,7 @@ class Autoencoder:
         self.gradient_clip = 0.0
         self.rows: Sequence[str] = corpus.names
         self.groups: Sequence[Sequence[int]] = [torch.nonzero(corpus.speaker == number).flatten().tolist() for number in range(len(corpus.speakers))]
-        self.module = nn.ModuleList([voice.posterior, voice.memory, voice.decoder, *([] if discriminators is None else [discriminators])])
+        self.module: nn.Module = nn.ModuleList([voice.posterior, voice.memory, voice.decoder, *([] if discriminators is None else [discriminators])])
         self._segments, self._speech, self._deviation = segments, speech, deviation
         self._frames, self._sounded = frames, sounded
         self._mel = MelDistance(voice.config.decoder.hop, voice.config.sample_rate_hz).to(speech.z.device)
@@ -98,4 +98,5 @@ def usual_deviation(voice: Voice, speech: OwnSpeech, rows: int = 32, frames: int
     chosen = torch.arange(min(rows, len(speech.segments)), device=speech.z.device)
     windows = speech.segments.windows(chosen, frames)
     _, _, log_deviation = voice.posterior(voice.spectrogram.of_surrounded(windows.samples) * windows.mask, windows.mask, torch.zeros_like(windows.mask))
-    return (log_deviation * windows.mask).sum((0, 2)) / windows.mask.sum()
+    mean: torch.Tensor = (log_deviation * windows.mask).sum((0, 2)) / windows.mask.sum()
+    return mean

@@ -49,7 +49,7 @@ def usat_corpus(context: click.Context, out: Path, start: str, held_out: tuple[s
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of the stage that was interrupted.")
 @click.pass_context
-def usat_train(context: click.Context, start: str, corpus: Path, out: Path, stage: str | None, steps: int | None, minutes: float | None, **given: Any) -> None:
+def usat_train(context: click.Context, /, start: str, corpus: Path, out: Path, stage: str | None, steps: int | None, minutes: float | None, **given: Any) -> None:
     """Train the voice REF to speak as whom it hears; the result is usat:FOLDER."""
     from polyadapt.cli.context import host_of
     from polyadapt_speech.usat.training.corpus import read_corpus

@@ -49,7 +49,7 @@ class TimbreFlow:
         self.leakage = LeakageDiscriminator(voice.config.speaker_size).to(device)
         self.timbre = TimbreDiscriminator(voice.config.latent).to(device)
         self.classes = nn.Linear(voice.config.speaker_size, 1 + max(utterances.speakers), bias=False).to(device)
-        self.module = nn.ModuleList([voice.flow, voice.durations, voice.duration_posterior, voice.speaker_encoder, self.leakage, self.timbre, self.classes])
+        self.module: nn.Module = nn.ModuleList([voice.flow, voice.durations, voice.duration_posterior, voice.speaker_encoder, self.leakage, self.timbre, self.classes])
         voice.requires_grad_(False)
         self.module.requires_grad_(True)
         self._numbers = torch.tensor(utterances.speakers, device=device)

@@ -71,7 +71,7 @@ class Utterances:
         posterior, mask = _stacked([self.posterior[row] for row in rows])
         prior, token_mask = _stacked([self.prior[row] for row in rows])
         mean, log_deviation = posterior.chunk(2, 1)
-        hidden, prior_mean, prior_log_deviation = prior.split([self.width, self.latent, self.latent], 1)
+        hidden, prior_mean, prior_log_deviation = torch.split(prior, [self.width, self.latent, self.latent], 1)
         return Batch(mean, log_deviation, mask, hidden, prior_mean, prior_log_deviation, token_mask)
 
     def others(self, rows: Sequence[int]) -> list[int]:

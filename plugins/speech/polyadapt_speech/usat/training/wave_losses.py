@@ -34,7 +34,8 @@ class MelDistance(nn.Module):
 
     def levels(self, sound: torch.Tensor) -> torch.Tensor:
         """Log mel spectrum [batch, bands, frames]."""
-        return (self.filters @ self.spectrogram(sound)).clamp_min(_FLOOR).log()
+        spectrum: torch.Tensor = self.spectrogram(sound)
+        return (self.filters @ spectrum).clamp_min(_FLOOR).log()
 
 
 def spectral_distance(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:

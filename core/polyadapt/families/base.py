@@ -54,7 +54,8 @@ class Family:
         """What training of task `synthesis` needs of a recording at the backbone's rate, computed once.
 
         Names of the signature's inputs are conditions, whose mean over all recordings is fed to every example; a recording that
-        is too short for one gives none. The rest is fed to `forward` beside the ids, which then returns losses of rows [batch].
+        is too short for one gives none. `frames` says how many tokens it has room for, at most. The rest is fed to `forward`
+        beside the ids, which then returns losses of rows [batch].
 
         Shape:
             samples [samples] -> tensors without a batch axis.

@@ -23,6 +23,7 @@ from polyadapt_runtime.errors import InputError
 OTHERS = 4  # texts of other clips that a recording is compared with
 MOST_LEFT_OUT = 0.5  # share of the clips
 LONGEST_S = 30.0
+NO_PATH = -1000.0  # alignment score of a text that is longer than its recording
 
 _log = logging.getLogger(__name__)
 
@@ -137,4 +138,4 @@ def _score(model: Model, text: dict[str, np.ndarray], found: dict[str, np.ndarra
     try:
         return float(model.family.alignment(model.backbone, {name: torch.from_numpy(np.asarray(value))[None].to(model.device) for name, value in arrays.items()})[0])
     except UserError:
-        return -np.inf
+        return NO_PATH

@@ -133,9 +133,12 @@ def _reading(model: Model) -> Prepare:
     """Synthesis: a text, and what the model hears in the recording of someone who reads it."""
 
     def prepare(example: Example) -> Prepared:
-        found = {f"{BESIDE}{name}": value for name, value in hear(model, example).items() if name not in model.conditions}
-        conditions = {f"{BESIDE}{name}": value for name, value in model.conditions.items()}
-        return {**text_inputs(model, example), **found, **conditions}, {"row": np.array(0, dtype=np.int64)}
+        text, heard = text_inputs(model, example), hear(model, example)
+        tokens = len(next(iter(text.values())))
+        if tokens > heard.get("frames", tokens):
+            raise UserError(f"{example.source or example.id}: {tokens} tokens do not fit into {heard['frames']} frames of sound; check the transcript, or leave the row out")
+        beside = {**{name: value for name, value in heard.items() if name not in model.conditions}, **model.conditions}
+        return {**text, **{f"{BESIDE}{name}": value for name, value in beside.items()}}, {"row": np.array(0, dtype=np.int64)}
 
     return prepare
 

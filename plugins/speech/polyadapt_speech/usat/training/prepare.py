@@ -6,7 +6,7 @@ import json
 import logging
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from polyadapt_runtime.phonemes import PhonemeReader
 from polyadapt_speech.usat.training.corpus import HELD_OUT as HELD_OUT_FOLDER
 from polyadapt_speech.usat.training.corpus import Speaker, Spoken, write_corpus, write_sound
 from polyadapt_speech.usat.training.sentences import SENTENCES
-from polyadapt_speech.usat.training.sources import COLLECTIONS, HELD_OUT, Source, speakers_of, synthetic, synthetic_names
+from polyadapt_speech.usat.training.sources import COLLECTIONS, Source, speakers_of, synthetic, synthetic_names
 
 ADAPT_S = 60.0  # of a held-out speaker (the paper's)
 REFERENCES = 20  # further clips of it
@@ -85,25 +85,26 @@ class Phonemes:
         return tuple(reader.ids(said))
 
 
-def prepare(folder: Path, model: Model, open_data: OpenData, held_out: Sequence[str] = HELD_OUT, share: float = 1.0) -> Summary:
-    """Make the usual corpus.
+def prepare(folder: Path, model: Model, sources: Iterable[Source], texts: Iterable[str], held_out: Sequence[str], share: float = 1.0) -> Summary:
+    """Make a corpus.
 
     Args:
         folder: is replaced where it exists.
         model: the start voice, which fixes the rate and the phonemes.
-        open_data: reads a URI with options.
+        sources: the speakers.
+        texts: English sentences without a recording.
         held_out: speakers that no stage hears.
-        share: of the usual seconds of every speaker.
+        share: of every speaker's seconds.
 
     Raises:
         UserError: a package or program is missing, or a held-out speaker is not there.
     """
-    summary, rate_hz = Summary(), int(str(model.task.details["sample_rate_hz"]))
+    summary, rate_hz = Summary(), rate_of(model)
     phonemes = Phonemes(model, summary)
     known: dict[str, Speaker] = {}
     clips: list[Spoken] = []
     with replacing_directory(folder) as staging:
-        for source in usual_sources(open_data, rate_hz):
+        for source in sources:
             speaker = source.speaker
             if speaker.name in held_out:
                 summary.held_out[speaker.name] = _hold_out(staging / HELD_OUT_FOLDER / speaker.name, source, phonemes, rate_hz)
@@ -115,9 +116,14 @@ def prepare(folder: Path, model: Model, open_data: OpenData, held_out: Sequence[
                 _log.info("%s: %d clips, %.0f s", speaker.name, len(taken), summary.seconds[speaker.name])
         if lacking := [name for name in held_out if name not in summary.held_out]:
             raise UserError(f"no speaker {lacking[0]!r} to hold out; speakers: {', '.join(known)}")
-        sentences = [phonemes.ids(text, "en-us") for text in _texts(open_data, round(share * SAID))]
+        sentences = [phonemes.ids(text, "en-us") for text in texts]
         write_corpus(staging, rate_hz, tuple(known.values()), clips, [ids for ids in sentences if ids])
     return summary
+
+
+def rate_of(model: Model) -> int:
+    """Samples a second of a voice."""
+    return int(str(model.task.details["sample_rate_hz"]))
 
 
 def usual_sources(open_data: OpenData, rate_hz: int) -> Iterator[Source]:
@@ -128,7 +134,7 @@ def usual_sources(open_data: OpenData, rate_hz: int) -> Iterator[Source]:
         yield synthetic(name, number, rate_hz)
 
 
-def _texts(open_data: OpenData, count: int) -> list[str]:
+def usual_texts(open_data: OpenData, count: int) -> list[str]:
     """English sentences that need no recording, spread over all captions and prompts."""
     captions = [str(example.extra["caption"]) for example in open_data("data:tux-paint-captions", {"language": "fr", "minimum": 1, "check_files": False})]
     prompts = [example.text for example in open_data("data:asterisk-prompts", {"language": "en", "check_files": False}) if example.text]

@@ -105,7 +105,9 @@ class _Feed:
         return self._stage.losses(batch.inputs["rows"])
 
 
-def run_stage(stage: Stage, limits: Limits, processes: Processes, seed: int, emit: Emit, directory: Path, resume: bool, decides: Mapping[str, Any]) -> dict[str, Any]:
+def run_stage(
+    stage: Stage, limits: Limits, processes: Processes, seed: int, emit: Emit, directory: Path, resume: bool, decides: Mapping[str, Any], report_steps: int = 10
+) -> dict[str, Any]:
     """Train a stage to its end.
 
     Args:
@@ -117,6 +119,7 @@ def run_stage(stage: Stage, limits: Limits, processes: Processes, seed: int, emi
         directory: of checkpoints and of the number of steps that the minutes allow.
         resume: go on from the newest checkpoint.
         decides: further values that decide the result.
+        report_steps: steps between two `step` events.
 
     Returns:
         Facts for the provenance: steps, seconds a step, the losses of the last batch.
@@ -128,10 +131,10 @@ def run_stage(stage: Stage, limits: Limits, processes: Processes, seed: int, emi
     if processes.count > 1:
         raise UserError("a voice's stages run in one process; start the command without a launcher")
     with randomness.isolated(seed, processes.device):
-        steps, seconds = _planned(stage, limits, processes.device, directory, resume)
+        steps = _planned(stage, limits, processes.device, directory, resume)
         parameters = [parameter for parameter in stage.module.parameters() if parameter.requires_grad]
         settings = TrainSettings(
-            epochs=math.ceil(steps / EPOCH_STEPS), max_steps=steps, batch_size=stage.batch_size, gradient_clip=stage.gradient_clip, log_every_steps=max(1, round(2.0 / seconds))
+            epochs=math.ceil(steps / EPOCH_STEPS), max_steps=steps, batch_size=stage.batch_size, gradient_clip=stage.gradient_clip, log_every_steps=report_steps
         )
         fingerprint = {**decides, "stage": stage.name, "steps": steps, "seed": seed, "batch_size": stage.batch_size, "learning_rate": stage.learning_rate}
         feed = _Feed(stage, processes.device)
@@ -160,7 +163,7 @@ def run_stage(stage: Stage, limits: Limits, processes: Processes, seed: int, emi
         loop.emit("started", method=stage.name, step=loop.progress.step, steps=steps, epochs=settings.epochs, examples=len(stage.rows), device=str(processes.device))
         began, first = time.monotonic(), loop.progress.step
         loop.run()
-        taken = (time.monotonic() - began) / max(1, loop.progress.step - first) if loop.progress.step > first else seconds
+        taken = (time.monotonic() - began) / max(1, loop.progress.step - first)
         with torch.no_grad():
             last = stage.losses(torch.tensor(work.batches(seed, 0)[0], device=processes.device))
     return {"steps": steps, "seconds_a_step": round(taken, 4), "batch_size": stage.batch_size, "losses": {name: round(float(value), 4) for name, value in last.items()}}
@@ -186,17 +189,15 @@ def _load(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     module.load_state_dict(dict(tensors))
 
 
-def _planned(stage: Stage, limits: Limits, device: torch.device, directory: Path, resume: bool) -> tuple[int, float]:
-    """Steps of a stage and seconds of one: as before on resume, so that the learning rate falls as it began to."""
+def _planned(stage: Stage, limits: Limits, device: torch.device, directory: Path, resume: bool) -> int:
+    """Steps of a stage: on resume as many as before, so that the learning rate falls as it began to."""
     path = directory / PLAN
     if resume and path.is_file():
-        known = read_json(path, "plan of a stage")
-        return int(known["steps"]), float(known["seconds_a_step"])
-    seconds = _seconds_a_step(stage, device)
-    steps = min(limits.steps, max(1, int(60 * limits.minutes / seconds))) if limits.minutes else limits.steps
+        return int(read_json(path, "plan of a stage")["steps"])
+    steps = min(limits.steps, max(1, int(60 * limits.minutes / _seconds_a_step(stage, device)))) if limits.minutes else limits.steps
     directory.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"steps": steps, "seconds_a_step": seconds})
-    return steps, seconds
+    write_json(path, {"steps": steps})
+    return steps
 
 
 def _seconds_a_step(stage: Stage, device: torch.device) -> float:

@@ -50,6 +50,7 @@ class Request:
         batch_size: of each stage.
         said: sentences of the start voice, at most.
         half: the result's weights as float16.
+        report_steps: steps between two reports of the loss.
     """
 
     folder: Path
@@ -63,6 +64,7 @@ class Request:
     device: str = "auto"
     resume: bool = False
     half: bool = False
+    report_steps: int = 10
 
 
 class Trainer:
@@ -119,7 +121,7 @@ class Trainer:
             stage = self._stage(name, request.batch_size[letter], speech)
         share = {"autoencoder": 1 - ADVERSARIAL_SHARE, "adversarial": ADVERSARIAL_SHARE}.get(name, 1.0)
         work = request.folder / f"work-{name}"
-        facts = run_stage(stage, request.limits[letter].part(share), self._processes, request.seed, self._emit, work, request.resume, self._decides)
+        facts = run_stage(stage, request.limits[letter].part(share), self._processes, request.seed, self._emit, work, request.resume, self._decides, request.report_steps)
         if name == "posterior":
             facts["deviation"] = usual_deviation(self.voice, speech).tolist()
         if isinstance(stage, TimbreFlow):

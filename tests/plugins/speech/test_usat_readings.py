@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import polyadapt as pa
 from polyadapt import builtin
 from polyadapt.artifact import Artifact
 from polyadapt.data.dataset import Dataset, Example
@@ -21,7 +23,7 @@ from polyadapt.methods.full.card import CARD as FULL
 from polyadapt.model import Model
 from polyadapt.options import read_options
 from polyadapt.training import TrainSettings
-from polyadapt.training.batches import TrainingData
+from polyadapt.training.batches import Examples, TrainingData
 from polyadapt.training.fitting import fit
 from polyadapt.training.interrupt import TrainingInterrupted
 from polyadapt.training.reading import hear, read_by_one, text_inputs
@@ -42,8 +44,6 @@ needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="esp
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A tiny voice that listens; of its parts none is silent."""
-    from dataclasses import replace
-
     folder = tmp_path_factory.mktemp("voice")
     (folder / "start.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
     with torch.random.fork_rng(), torch.no_grad():
@@ -81,8 +81,6 @@ def adapt(model: Model, card: Any = USAT, data: Dataset | None = None, train: di
 def test_rows_of_a_batch_are_what_they_are_alone(model: Model) -> None:
     """At no noise: padding of frames and tokens is not heard."""
     data = readings(3)
-    from polyadapt.training.batches import Examples
-
     heard_model, _, _ = read_by_one(model, TrainingData(data), is_checked=False)
     examples = Examples(data, heard_model, 2**20)
     voice: Any = model.backbone
@@ -129,6 +127,18 @@ def test_the_mean_vector_of_the_recordings_is_fed_and_kept(model: Model, tmp_pat
     assert torch.allclose(Artifact.load(tmp_path / "kept").own["condition.speaker"], torch.cat(vectors).mean(0), atol=1e-5)
     inputs = {**text_inputs(model, data[3]), **hear(model, data[3])}
     assert "speaker" not in inputs and inputs["posterior"].shape == (37, 2 * TINY.latent)
+
+
+def test_divergence_is_measured_as_whose_voice_the_artifact_says(model: Model) -> None:
+    """The loss of training, at seeded noise: the same each time, lower where it was trained, and of another speaker another."""
+    data, made = readings(3), adapt(model, train={"epochs": 12})
+
+    def measured(artifact: Artifact | None) -> float:
+        return pa.evaluate(model, data, artifact).value
+
+    assert measured(made) == measured(made) < measured(None) - 0.5
+    other = replace(made, own={"condition.speaker": -made.own["condition.speaker"]})
+    assert measured(other) != measured(made)
 
 
 def test_an_interrupted_adaptation_goes_on_as_if_nothing_had_happened(model: Model, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from polyadapt.files import read_json, replacing_directory, write_json
 from polyadapt.model import Model
 from polyadapt_runtime.errors import InputError
 from polyadapt_runtime.phonemes import PhonemeReader
+from polyadapt_speech.usat.network.voice import Voice
 from polyadapt_speech.usat.training.corpus import HELD_OUT as HELD_OUT_FOLDER
 from polyadapt_speech.usat.training.corpus import Speaker, Spoken, write_corpus, write_sound
 from polyadapt_speech.usat.training.sentences import SENTENCES
@@ -61,8 +62,9 @@ class Phonemes:
 
     def __init__(self, model: Model, summary: Summary) -> None:
         spec: Any = model.processor.spec
-        if spec.get("kind") != "phonemes":
+        if spec.get("kind") != "phonemes" or not isinstance(model.backbone, Voice):
             raise UserError(f"{model.reference} does not read phonemes of espeak-ng; start from a Piper voice, such as polyadapt:joe")
+        self.hop = model.backbone.config.decoder.hop
         self._spec, self._path, self._summary = spec, model.processor.assets["phonemes"], summary
         self._table = set(read_json(self._path, "phonemes")["phoneme_id_map"])
         self._readers: dict[str, PhonemeReader] = {}
@@ -143,9 +145,13 @@ def usual_texts(open_data: OpenData, count: int) -> list[str]:
 
 
 def _hold_out(folder: Path, source: Source, phonemes: Phonemes, rate_hz: int) -> float:
-    """A minute to adapt to and further clips, as recordings with manifests; the seconds of the minute."""
+    """A minute to adapt to and further clips, as recordings with manifests; the seconds of the minute.
+
+    A clip with fewer frames than its text has tokens is left out: there its text is another's.
+    """
     folder.mkdir(parents=True)
-    usable = (replace(clip, ids=ids) for clip in source.clips if clip.text and (ids := phonemes.ids(clip.text, source.speaker.language)))
+    spoken = (replace(clip, ids=phonemes.ids(clip.text, source.speaker.language)) for clip in source.clips)
+    usable = (clip for clip in spoken if 0 < len(clip.ids) <= len(clip.samples) // phonemes.hop)
     rest = _other_texts(usable)
     seconds = 0.0
     for name, clips in (("adapt", _until(rest, ADAPT_S, rate_hz)), ("test", islice(rest, REFERENCES))):

@@ -24,6 +24,7 @@ from polyadapt_speech.usat.family.model import TINY, tiny_voice
 from polyadapt_speech.usat.network.voice import Voice
 from polyadapt_speech.usat.network.wave_discriminators import WaveDiscriminators
 from polyadapt_speech.usat.spectrogram import Spectrogram
+from polyadapt_speech.usat.training.commands import _minutes
 from polyadapt_speech.usat.training.corpus import Corpus, Speaker, Spoken, read_corpus, write_corpus
 from polyadapt_speech.usat.training.prepare import prepare
 from polyadapt_speech.usat.training.segments import Segments, drawn, parts
@@ -267,6 +268,22 @@ def test_minutes_limit_the_steps(start: Model, corpus: Path, tmp_path: Path) -> 
     wanted = replace(request(tmp_path / "voice", 10**6, stages=("A",)), limits={"A": Limits(10**6, 0.01)})
     Trainer(start, read_corpus(corpus), wanted).run()
     assert 1 <= read_voice(tmp_path / "voice" / "stage-posterior")[1]["stages"]["posterior"]["steps"] < 1000
+
+
+def test_a_stage_needs_those_before_it(start: Model, corpus: Path, tmp_path: Path) -> None:
+    read, said = read_corpus(corpus), list[str]()
+    with pytest.raises(UserError, match="stage B goes on from stage A"):
+        Trainer(start, read, request(tmp_path / "voice", stages=("B",))).run()
+    Trainer(start, read, request(tmp_path / "voice", stages=("A",))).run()
+    assert Trainer(start, read, request(tmp_path / "voice", stages=("B",)), say=said.append).run() == tmp_path / "voice" / "stage-adversarial"
+    assert any(line.startswith("stage posterior: there already") for line in said)
+
+
+@pytest.mark.parametrize("written", ["10", "1,2", "a,b,c", "1,0,1", "1,2,inf"])
+def test_minutes_are_three_numbers(written: str) -> None:
+    with pytest.raises(UserError, match="stages A, B and C"):
+        _minutes(written)
+    assert _minutes("1,4,1.5") == {"A": 1.0, "B": 4.0, "C": 1.5}
 
 
 def test_a_voice_that_listens_is_no_start(start: Model, corpus: Path, tmp_path: Path) -> None:

@@ -132,41 +132,42 @@ def run_stage(
         raise UserError("a voice's stages run in one process; start the command without a launcher")
     with randomness.isolated(seed, processes.device):
         steps = _planned(stage, limits, processes.device, directory, resume)
-        parameters = [parameter for parameter in stage.module.parameters() if parameter.requires_grad]
-        settings = TrainSettings(
-            epochs=math.ceil(steps / EPOCH_STEPS), max_steps=steps, batch_size=stage.batch_size, gradient_clip=stage.gradient_clip, log_every_steps=report_steps
-        )
         fingerprint = {**decides, "stage": stage.name, "steps": steps, "seed": seed, "batch_size": stage.batch_size, "learning_rate": stage.learning_rate}
-        feed = _Feed(stage, processes.device)
-        work = Work(
-            state=lambda: dict(stage.module.state_dict()),
-            load=lambda tensors: _load(stage.module, tensors),
-            set_training=lambda on: None,
-            parameters=parameters,
-            train=feed,
-            validation=None,
-            objective=Objective(_total, lambda targets: len(targets["rows"])),
-            settings=settings,
-            learning_rate=stage.learning_rate,
-            weight_decay=WEIGHT_DECAY,
-            seed=seed,
-            fingerprint=fingerprint,
-            batches=balanced(stage.groups, stage.batch_size),
-            resting=lambda step: stage.resting(step, steps),
-            betas=BETAS,
-        )
+        work = _work(stage, steps, processes.device, seed, fingerprint, report_steps)
         loop = Loop(work, processes, emit, directory)
         if resume and (checkpoint := load_checkpoint(directory, fingerprint)) is not None:
             loop.resume(checkpoint)
         elif not resume:
             clear_checkpoints(directory)
-        loop.emit("started", method=stage.name, step=loop.progress.step, steps=steps, epochs=settings.epochs, examples=len(stage.rows), device=str(processes.device))
+        loop.emit("started", method=stage.name, step=loop.progress.step, steps=steps, epochs=work.settings.epochs, examples=len(stage.rows), device=str(processes.device))
         began, first = time.monotonic(), loop.progress.step
         loop.run()
         taken = (time.monotonic() - began) / max(1, loop.progress.step - first)
         with torch.no_grad():
             last = stage.losses(torch.tensor(work.batches(seed, 0)[0], device=processes.device))
     return {"steps": steps, "seconds_a_step": round(taken, 4), "batch_size": stage.batch_size, "losses": {name: round(float(value), 4) for name, value in last.items()}}
+
+
+def _work(stage: Stage, steps: int, device: torch.device, seed: int, fingerprint: dict[str, Any], report_steps: int) -> Work:
+    """A stage as the loop takes it."""
+    epochs = math.ceil(steps / EPOCH_STEPS)
+    return Work(
+        state=lambda: dict(stage.module.state_dict()),
+        load=lambda tensors: _load(stage.module, tensors),
+        set_training=lambda on: None,
+        parameters=[parameter for parameter in stage.module.parameters() if parameter.requires_grad],
+        train=_Feed(stage, device),
+        validation=None,
+        objective=Objective(_total, lambda targets: len(targets["rows"])),
+        settings=TrainSettings(epochs=epochs, max_steps=steps, batch_size=stage.batch_size, gradient_clip=stage.gradient_clip, log_every_steps=report_steps),
+        learning_rate=stage.learning_rate,
+        weight_decay=WEIGHT_DECAY,
+        seed=seed,
+        fingerprint=fingerprint,
+        batches=balanced(stage.groups, stage.batch_size),
+        resting=lambda step: stage.resting(step, steps),
+        betas=BETAS,
+    )
 
 
 def balanced(groups: Sequence[Sequence[int]], batch_size: int) -> Batches:

@@ -36,7 +36,7 @@ from polyadapt_speech.usat.voices.folder import publish, read_voice, save_voice
 FRESH = ("posterior encoder", "speaker encoder", "memory", "posterior of durations with the first spline of their flow", "discriminators of all kinds")
 ADVERSARIAL_SHARE = 1 / 3  # of stage B
 OWN_CLIPS = 60  # of the start voice among the speakers of stage C
-STEPS = {"A": 3000, "B": 9000, "C": 3000}
+STEPS = {"A": 1500, "B": 8000, "C": 3000}
 FOLDERS = {"A": ("posterior",), "B": ("autoencoder", "adversarial"), "C": ("timbre",)}
 
 
@@ -56,7 +56,7 @@ class Request:
     folder: Path
     stages: tuple[str, ...] = ("A", "B", "C")
     limits: Mapping[str, Limits] = field(default_factory=lambda: {letter: Limits(steps) for letter, steps in STEPS.items()})
-    batch_size: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(STEPS, 16))
+    batch_size: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(STEPS, 8))
     speaker_size: int = 256
     memory_slots: int = 256
     said: int = 300
@@ -98,17 +98,24 @@ class Trainer:
         self._facts: dict[str, Any] = {}
 
     def run(self) -> Path:
-        """Train, and publish the last stage's voice as the folder's own where it was stage C."""
-        folder = self._request.folder
+        """Train, and publish the last stage's voice as the folder's own where it was stage C.
+
+        Raises:
+            UserError: a stage is asked for, and one before it is not there; or what is there was made otherwise.
+            TrainingError: as `run_stage`.
+        """
+        folder, wanted = self._request.folder, self._request.stages
         speech = self._own_speech()
-        for letter in self._request.stages:
+        for letter in [letter for letter in FOLDERS if letter <= max(wanted)]:
             for name in FOLDERS[letter]:
                 if (folder / f"stage-{name}").is_dir():
                     self._take(name)
-                else:
+                elif letter in wanted:
                     self._do(letter, name, speech)
-        last = folder / f"stage-{FOLDERS[self._request.stages[-1]][-1]}"
-        if self._request.stages[-1] == "C":
+                else:
+                    raise UserError(f"stage {max(wanted)} goes on from stage {letter}, and there is no {folder / f'stage-{name}'}; run stage {letter} first, or all of them")
+        last = folder / f"stage-{FOLDERS[max(wanted)][-1]}"
+        if max(wanted) == "C":
             publish(last, folder)
             return folder
         return last

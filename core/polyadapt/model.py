@@ -90,6 +90,7 @@ class Model:
         base_id: identity of the weights that artifacts must match.
         reference: what the user asked for.
         generation: settings of text generation, such as the ids that end a text.
+        conditions: values of inputs that every example of a training gets, such as the vector of its speaker.
     """
 
     module: TaskModule
@@ -102,6 +103,7 @@ class Model:
     reference: str
     licences: dict[str, str] = field(default_factory=dict)
     generation: dict[str, Any] = field(default_factory=dict)
+    conditions: dict[str, Any] = field(default_factory=dict)
 
     @property
     def backbone(self) -> nn.Module:

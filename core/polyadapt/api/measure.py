@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,10 @@ from polyadapt.evaluation.prediction import Answer, Prediction, Predictor
 from polyadapt.host import Host
 from polyadapt.host.inference import adapted
 from polyadapt.model import Model
+from polyadapt.training import TrainingData, randomness
+from polyadapt.training.batches import Examples
 from polyadapt.training.losses import IGNORED
+from polyadapt.training.reading import read_by_one
 from polyadapt.training.targets import prepare_for
 
 PREDICTED = ("classification", "causal-lm", "ctc", "control")
@@ -66,6 +70,8 @@ def evaluate(
                 return run_evaluation(model_predictor(active, batch_size, beams), dataset, chosen, generator=generator)
             if model.task.kind in DECODED and chosen[0] == "perplexity":
                 return run_evaluation(_scoring(active), dataset, chosen, generator=generator)
+            if model.task.kind == "synthesis":
+                return run_evaluation(_listening(active, artifact), dataset, chosen, generator=generator)
     return run_evaluation(_asking(used, model, artifact, batch_size), dataset, chosen, generator=generator)
 
 
@@ -95,6 +101,26 @@ def _scoring(model: Model) -> Predictor:
         is_scored = tokens != IGNORED
         chosen = scores[is_scored].gather(1, tokens[is_scored, None])  # (scored, 1)
         return {"nll": float(-chosen.sum()), "tokens": float(len(chosen))}
+
+    return predict
+
+
+def _listening(model: Model, artifact: Artifact | None) -> Predictor:
+    """The losses by which a voice learns, of recordings with texts, one at a time, at seeded noise.
+
+    Whose voice it is, the artifact says; without one, the recordings themselves.
+    """
+
+    def predict(dataset: Dataset) -> list[Prediction]:
+        own = {} if artifact is None else {name.removeprefix("condition."): value.numpy() for name, value in artifact.own.items() if name.startswith("condition.")}
+        heard = replace(model, conditions=own) if own else read_by_one(model, TrainingData(dataset), is_checked=False)[0]
+        examples = Examples(dataset, heard, 0)
+        with randomness.isolated(0, model.device), torch.no_grad():
+            return [Prediction(example.id, example.text, None, {}, figures(heard, examples, row)) for row, example in enumerate(dataset)]
+
+    def figures(heard: Model, examples: Examples, row: int) -> dict[str, float]:
+        losses = heard.module(**examples.batch([row]).to(heard.device).inputs)
+        return {**{name: float(value[0]) for name, value in losses.items()}, "rows": 1.0}
 
     return predict
 

@@ -177,7 +177,8 @@ METRICS: dict[str, Metric] = {
         Metric("wer", "word error rate", _edits("process_words"), _ratio, is_better_higher=False, is_share=True),
         Metric("cer", "character error rate", _edits("process_characters"), _ratio, is_better_higher=False, is_share=True),
         Metric("perplexity", "perplexity per token", _numbers("nll", "tokens"), _exponential, is_better_higher=False),
+        Metric("divergence", "divergence of recordings from their texts (nats a frame)", _numbers("divergence", "rows"), _ratio, is_better_higher=False),
     )
 }
 
-DEFAULTS = {"classification": "accuracy", "ctc": "cer", "transcription": "wer", "causal-lm": "perplexity", "seq2seq-lm": "perplexity", "control": "mse"}
+DEFAULTS = {"classification": "accuracy", "ctc": "cer", "transcription": "wer", "causal-lm": "perplexity", "seq2seq-lm": "perplexity", "control": "mse", "synthesis": "divergence"}

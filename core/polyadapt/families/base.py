@@ -51,6 +51,22 @@ class Family:
         """
         raise self._missing("forward")
 
+    def hear(self, backbone: nn.Module, samples: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What training of task `synthesis` needs of a recording at the backbone's rate, computed once.
+
+        Names of the signature's inputs are conditions, whose mean over all recordings is fed to every example; a recording that
+        is too short for one gives none. `frames` says how many tokens it has room for, at most. The rest is fed to `forward`
+        beside the ids, which then returns losses of rows [batch].
+
+        Shape:
+            samples [samples] -> tensors without a batch axis.
+        """
+        raise self._missing("training on recordings (task 'synthesis')")
+
+    def alignment(self, backbone: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """How well texts fit recordings that `hear` has heard, by any measure of which more is better [batch]."""
+        raise self._missing("alignment of texts with recordings")
+
     def feature_size(self, backbone: nn.Module) -> int:
         """Width of `features`."""
         raise self._missing("feature_size")

@@ -16,7 +16,7 @@ from polyadapt.model import Model, TaskModule
 from polyadapt.training.alphabet import refuse_letters_outside
 from polyadapt.training.losses import IGNORED
 from polyadapt.training.masking import Masking
-from polyadapt.training.targets import DECODER_INPUT, Arrays, Prepared, prepare_for
+from polyadapt.training.targets import BESIDE, DECODER_INPUT, Arrays, Prepared, prepare_for
 from polyadapt.training.texts import vocabulary_of
 from polyadapt_runtime.errors import BundleError, MissingLibraryError
 
@@ -163,10 +163,11 @@ def pads_exactly(spec: Mapping[str, Any]) -> bool:
 
 
 def collate_inputs(processor: Any, made: Sequence[Arrays]) -> dict[str, np.ndarray]:
-    """Stack examples by the processor's rules; what a decoder reads is filled up at its end, where nothing looks at it."""
-    collated: dict[str, np.ndarray] = dict(processor.collate([{name: value for name, value in arrays.items() if name != DECODER_INPUT} for arrays in made]))
-    if DECODER_INPUT in made[0]:
-        collated[DECODER_INPUT] = stack_padded([arrays[DECODER_INPUT] for arrays in made], 0)
+    """Stack examples by the processor's rules; what it does not make is filled up at its end, where nothing looks at it."""
+    beside = [name for name in made[0] if name == DECODER_INPUT or name.startswith(BESIDE)]
+    collated: dict[str, np.ndarray] = dict(processor.collate([{name: value for name, value in arrays.items() if name not in beside} for arrays in made]))
+    for name in beside:
+        collated[name.removeprefix(BESIDE)] = stack_padded([arrays[name] for arrays in made], 0)
     return {name: np.ascontiguousarray(value) for name, value in collated.items()}
 
 

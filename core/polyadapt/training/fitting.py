@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from polyadapt.training.events import Emit, ignore
 from polyadapt.training.form import TrainPlan, TrainResult, refuse_attached, train_form
 from polyadapt.training.processes import find_processes, moved
 from polyadapt.training.provenance import described, versions
+from polyadapt.training.reading import read_by_one
 from polyadapt.training.run import Run
 from polyadapt.training.settings import TrainSettings
 
@@ -74,6 +76,9 @@ def fit_form(model: Model, method: Method, options: Any, data: HasParts, run: Ru
     """
     refuse_attached(model)
     model = labelled(model, data)
+    facts: dict[str, Any] = {}
+    if model.task.kind == "synthesis":
+        model, data, facts = read_by_one(model, data, run.settings.check_readings)
     processes = find_processes(run.settings.device, run.settings.precision)
     parts = described((("train", data.train), ("validation", data.validation)))
     decides = {"method": method.card.id, "options": plain(options), "base_id": model.base_id, "labels": list(model.task.labels), "data": parts}
@@ -81,7 +86,9 @@ def fit_form(model: Model, method: Method, options: Any, data: HasParts, run: Ru
         form = method.build(model, options, torch.Generator().manual_seed(run.seed))
         plan = TrainPlan(method.card.learning_rate, method.card.weight_decay, decides=decides, method=method.card.id)
         result = train_form(model, form, data, run, plan)
-    return make_artifact(model, method, options, run, result, parts)
+    made = make_artifact(model, method, options, run, result, parts)
+    own = {f"condition.{name}": torch.from_numpy(value) for name, value in model.conditions.items()}
+    return replace(made, own={**made.own, **own}, provenance={**made.provenance, **facts})
 
 
 def make_artifact(model: Model, method: Method, options: Any, run: Run, result: TrainResult, parts: Mapping[str, Any]) -> Artifact:

@@ -53,6 +53,7 @@ def objective_for(task: Task) -> Objective:
         "ctc": Objective(ctc_loss_with(blank), _tokens, {"symbol_accuracy": ctc_hits_with(blank)}, "symbol_accuracy"),
         "control": Objective(squared_error, _rows),
         "denoising": Objective(squared_error, _rows),
+        "synthesis": Objective(row_losses, _rows, {"divergence": part_of("divergence"), "durations": part_of("durations")}),
         "image-text": Objective(contrastive_loss, _rows, is_separable=False),
     }
     if task.kind not in made:
@@ -149,6 +150,16 @@ def squared_error(outputs: Tensors, targets: Tensors) -> torch.Tensor:
     if found.shape != wanted.shape:
         raise UserError(f"the model gives {tuple(found.shape)} and the data ask for {tuple(wanted.shape)} (batch first); give targets of the model's output size")
     return (found - wanted).pow(2).flatten(1).mean(1).sum()
+
+
+def row_losses(outputs: Tensors, targets: Tensors) -> torch.Tensor:
+    """The sum of all losses that the family itself gives for every row [batch]."""
+    return torch.stack([value.float() for value in outputs.values()]).sum()
+
+
+def part_of(name: str) -> Callable[[Tensors, Tensors], torch.Tensor]:
+    """One of these losses."""
+    return lambda outputs, targets: outputs[name].float().sum()
 
 
 def contrastive_loss(outputs: Tensors, targets: Tensors) -> torch.Tensor:

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 
-def make_optimiser(parameters: Sequence[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+def make_optimiser(parameters: Sequence[nn.Parameter], learning_rate: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.999)) -> torch.optim.AdamW:
     """AdamW in its fastest form: fused where torch has that, else one call for all tensors."""
     can_fuse = all(parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda") for parameter in parameters)
-    return torch.optim.AdamW(list(parameters), lr=learning_rate, weight_decay=weight_decay, fused=can_fuse or None, foreach=None if can_fuse else True)
+    return torch.optim.AdamW(list(parameters), lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=can_fuse or None, foreach=None if can_fuse else True)
 
 
 def rate_at(step: int, steps: int, peak: float, schedule: str, warmup: float) -> float:

@@ -33,6 +33,7 @@ class TrainSettings(Options):
     keep: int = Field(2, ge=1, description="newest checkpoints that are kept")
     mask_bands: int = Field(0, ge=0, description="SpecAugment: most mel bands that are blanked in a spectrogram while training, for instance 24; 0 for none")
     mask_frames: int = Field(0, ge=0, description="SpecAugment: most spectrogram frames that are blanked while training, for instance 80; 0 for none")
+    check_readings: bool = Field(True, description="task synthesis: leave out recordings that fit other texts better than their own; false trains on all of them")
     log_every_steps: int = Field(10, ge=1, description="steps between two `step` events")
     memory_bytes: int = Field(2**31, ge=0, description="processed examples and cached activations that are held in memory; the rest is computed again or read from disk")
     seed: int = Field(0, ge=0, description="of the starting values, the order of examples and dropout")

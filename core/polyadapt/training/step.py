@@ -28,7 +28,7 @@ class Stepper:
 
     def __init__(self, work: Work, processes: Processes) -> None:
         self._work, self._processes = work, processes
-        self._optimiser = make_optimiser(work.parameters, work.learning_rate, work.weight_decay)
+        self._optimiser = make_optimiser(work.parameters, work.learning_rate, work.weight_decay, work.betas)
         self._scaler = torch.GradScaler(processes.device.type) if work.settings.precision == "fp16" else None
 
     def step(self, rows: Sequence[int], rate: float, is_pressed: bool, resting: Collection[nn.Parameter] = ()) -> tuple[torch.Tensor, int, bool]:

@@ -11,6 +11,7 @@ from polyadapt.data.dataset import Example
 from polyadapt.errors import UserError, nearest
 from polyadapt.model import Model
 from polyadapt.training.losses import IGNORED
+from polyadapt.training.reading import hear, text_inputs
 from polyadapt.training.texts import join, target_tokens, transcript_tokens
 
 Arrays = dict[str, np.ndarray]
@@ -18,6 +19,7 @@ Prepared = tuple[Arrays, Arrays]
 Prepare = Callable[[Example], Prepared]
 
 DECODER_INPUT = "decoder_input_ids"
+BESIDE = "beside."  # prefix of inputs that no processor makes; they are stacked, and filled up with 0 at their end
 
 
 def prepare_for(model: Model) -> Prepare:
@@ -35,6 +37,7 @@ def prepare_for(model: Model) -> Prepare:
         "transcription": _translation,
         "image-text": _pair,
         "denoising": _sample,
+        "synthesis": _reading,
     }
     if model.task.kind not in makers:
         raise UserError(f"the common loop cannot make targets for task {model.task.kind!r}; it does: {', '.join(makers)}")
@@ -122,6 +125,20 @@ def _sample(model: Model) -> Prepare:
         if "timestep" not in example.extra:
             return inputs, {"target": inputs["sample"]}
         return {**inputs, "timestep": np.asarray(example.extra["timestep"], dtype=np.int64)}, {"target": example.target}
+
+    return prepare
+
+
+def _reading(model: Model) -> Prepare:
+    """Synthesis: a text, and what the model hears in the recording of someone who reads it."""
+
+    def prepare(example: Example) -> Prepared:
+        text, heard = text_inputs(model, example), hear(model, example)
+        tokens = len(next(iter(text.values())))
+        if tokens > heard.get("frames", tokens):
+            raise UserError(f"{example.source or example.id}: {tokens} tokens do not fit into {heard['frames']} frames of sound; check the transcript, or leave the row out")
+        beside = {**{name: value for name, value in heard.items() if name not in model.conditions}, **model.conditions}
+        return {**text, **{f"{BESIDE}{name}": value for name, value in beside.items()}}, {"row": np.array(0, dtype=np.int64)}
 
     return prepare
 

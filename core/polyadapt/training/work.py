@@ -29,6 +29,7 @@ class Work:
         fingerprint: what decides the result.
         batches: rows of every batch by seed and epoch.
         resting: step (from 0) -> parameters that stay as they are in it, their moments included.
+        betas: of AdamW.
     """
 
     state: Callable[[], dict[str, torch.Tensor]]
@@ -45,6 +46,7 @@ class Work:
     fingerprint: dict[str, Any]
     batches: Batches
     resting: Resting = lambda step: ()
+    betas: tuple[float, float] = (0.9, 0.999)
 
 
 def check_work(work: Work, processes: Processes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from polyadapt.data.card import ReaderCard
 from polyadapt.families.card import FamilyCard
@@ -18,6 +19,9 @@ from polyadapt_speech.soft_moa.card import CARD as SOFT_MOA
 from polyadapt_speech.usat.card import CARD as USAT
 from polyadapt_speech.usat.family.card import CARD as VOICE
 from polyadapt_speech.usat.voices.card import CARDS as VOICES
+
+if TYPE_CHECKING:
+    import click
 
 HOOK_API_RANGE = (1, 1)
 
@@ -47,3 +51,12 @@ def polyadapt_register_data(register: Callable[[ReaderCard], None]) -> None:
     """Collections of speech."""
     for card in READERS:
         register(card)
+
+
+@hookimpl
+def polyadapt_register_commands(cli: click.Group) -> None:
+    """What prepares and trains a voice that speaks as whom it hears."""
+    from polyadapt_speech.usat.training.commands import usat_corpus, usat_train
+
+    cli.add_command(usat_corpus)
+    cli.add_command(usat_train)

@@ -47,5 +47,5 @@ CARD = MethodCard(
     families=("voice",),
     learning_rate=2e-4,
     notes="Adapters have a skip, the paper's Res; without one (its Seq) a voice could not start as it is. Those of the duration predictor are left out: its output is rounded. "
-    "Task synthesis has no loss in the common loop: attach by pa.attach and train with the losses of polyadapt_speech.usat.losses.",
+    "Learns from recordings with texts, on voices that listen (usat:FOLDER); the mean speaker vector of the recordings is fed, and kept in the artifact.",
 )

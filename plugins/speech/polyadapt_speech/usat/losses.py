@@ -27,8 +27,12 @@ def prior_divergence(flowed: torch.Tensor, log_deviation: torch.Tensor, prior_me
     Shape:
         all [batch, latent, frames], mask [batch, 1, frames] -> [], a mean over real frames.
     """
-    square = 0.5 * (flowed - prior_mean).square() * (-2 * prior_log_deviation).exp()
-    return ((prior_log_deviation - log_deviation - 0.5 + square) * mask).sum() / mask.sum().clamp_min(1.0)
+    return _divergences(flowed, log_deviation, prior_mean, prior_log_deviation, mask).sum() / mask.sum().clamp_min(1.0)
+
+
+def row_divergence(flowed: torch.Tensor, log_deviation: torch.Tensor, prior_mean: torch.Tensor, prior_log_deviation: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """`prior_divergence` of every row alone: [batch]."""
+    return _divergences(flowed, log_deviation, prior_mean, prior_log_deviation, mask).sum((1, 2)) / mask.sum((1, 2)).clamp_min(1.0)
 
 
 @dataclass(frozen=True)
@@ -88,3 +92,9 @@ def _pairs(discriminator: LeakageDiscriminator, first: torch.Tensor, second: tor
     """Logits of (first, second) and of (other, second): [2 speakers]."""
     result: torch.Tensor = discriminator(torch.cat([first, other]), torch.cat([second, second]))
     return result
+
+
+def _divergences(flowed: torch.Tensor, log_deviation: torch.Tensor, prior_mean: torch.Tensor, prior_log_deviation: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Of every value: [batch, latent, frames]."""
+    square = 0.5 * (flowed - prior_mean).square() * (-2 * prior_log_deviation).exp()
+    return (prior_log_deviation - log_deviation - 0.5 + square) * mask

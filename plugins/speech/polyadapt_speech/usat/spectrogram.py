@@ -44,8 +44,11 @@ class Spectrogram(nn.Module):
         # `narrow` states the length; a slice of a sound of unknown length has an unknown one, and cannot be traced.
         left = samples.narrow(1, 1, self.edge).flip(1)  # (B, edge)
         right = samples.narrow(1, samples.shape[1] - self.edge - 1, self.edge).flip(1)  # (B, edge)
-        padded = torch.cat([left, samples, right], 1).unsqueeze(1)  # (B, 1, samples + 2 edge)
-        power = F.conv1d(padded, self.basis, stride=self.hop).square()  # (B, 2 bins, F)
+        return self.of_surrounded(torch.cat([left, samples, right], 1))
+
+    def of_surrounded(self, samples: torch.Tensor) -> torch.Tensor:
+        """The same of samples that have `edge` further ones at each end: [batch, samples + 2 edge] -> [batch, bins, samples // hop]."""
+        power = F.conv1d(samples.unsqueeze(1), self.basis, stride=self.hop).square()  # (B, 2 bins, F)
         real, imaginary = power.chunk(2, 1)  # (B, bins, F) each
         return (real + imaginary + _FLOOR).sqrt()
 

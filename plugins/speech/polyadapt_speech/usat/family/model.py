@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from polyadapt.errors import UserError
 from polyadapt.families.base import Family
 from polyadapt.families.conditioner import Conditioner
 from polyadapt.families.shared import enliven, normal
 from polyadapt.families.text import random_ids, random_mask
 from polyadapt.signature import Signature, Task, TensorSpec
+from polyadapt_speech.usat.family.learning import alignment, heard, row_losses
 from polyadapt_speech.usat.network.config import DecoderConfig, DurationConfig, VoiceConfig, WaveNetConfig
 from polyadapt_speech.usat.network.voice import Manner, Voice
 
@@ -68,9 +70,24 @@ class VoiceFamily(Family):
         return Signature(tuple(inputs), outputs)
 
     def forward(self, backbone: nn.Module, task: Task, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if "posterior" in inputs:
+            return row_losses(_voice(backbone), inputs)
         manner = Manner(inputs.get("noise"), inputs.get("duration_noise"), inputs.get("length_scale"), inputs.get("speaker"))
         waveform, lengths = backbone(inputs["input_ids"], inputs["attention_mask"], manner)
         return {"waveform": waveform, "lengths": lengths}  # (B, samples), (B,)
+
+    def hear(self, backbone: nn.Module, samples: torch.Tensor) -> dict[str, torch.Tensor]:
+        voice, rate_hz = _voice(backbone), _voice(backbone).config.sample_rate_hz
+        if not voice.config.listens:
+            raise UserError("this voice does not listen, so it cannot learn from recordings; make one that does with `polyadapt speech usat-train`, and load it as usat:FOLDER")
+        found = heard(voice, samples)
+        if len(samples) >= LEAST_REFERENCE_S * rate_hz:
+            with torch.no_grad():
+                found["speaker"] = voice.speaker_vector(samples[None], torch.tensor([len(samples)], device=samples.device))[0]  # (S,)
+        return found
+
+    def alignment(self, backbone: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return alignment(_voice(backbone), inputs)
 
     def feature_size(self, backbone: nn.Module) -> int:
         return _voice(backbone).config.width

@@ -1,0 +1,141 @@
+"""Recordings of people who read texts, for task `synthesis`: what is checked before a voice learns from them, and how it hears them.
+
+A text is that of the column `text` in the language of the column `language`, or phoneme ids in the column `ids`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from polyadapt.data.dataset import Dataset, Example
+from polyadapt.errors import UserError
+from polyadapt.model import Model
+from polyadapt_runtime.audio import read_audio
+from polyadapt_runtime.errors import InputError
+
+OTHERS = 4  # texts of other clips that a recording is compared with
+MOST_LEFT_OUT = 0.5  # share of the clips
+LONGEST_S = 30.0
+NO_PATH = -1000.0  # alignment score of a text that is longer than its recording
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Readings:
+    """The parts of `TrainingData`, without the clips that were left out."""
+
+    train: Dataset
+    validation: Dataset | None
+
+
+def text_inputs(model: Model, example: Example) -> dict[str, np.ndarray]:
+    """Ids of an example's text, as the model takes them.
+
+    Raises:
+        UserError: no text.
+        InputError: it cannot be spoken, or has phonemes that the voice does not know.
+    """
+    if ids := example.extra.get("ids"):
+        return dict(model.processor(np.array(ids.split() if isinstance(ids, str) else ids, dtype=np.int64)))
+    if not example.text:
+        raise UserError(f"{example.source or example.id}: no text goes with this recording; add a column text")
+    processor, language = model.processor, str(example.extra.get("language") or "")
+    if language and processor.spec.get("kind") == "phonemes":
+        processor = type(processor)({**processor.spec, "language": language}, processor.assets)
+    return dict(processor(example.text))
+
+
+def hear(model: Model, example: Example) -> dict[str, np.ndarray]:
+    """What the model hears in an example's recording.
+
+    Raises:
+        UserError: the model learns nothing from recordings.
+        InputError: no recording, or one that cannot be read.
+    """
+    rate_hz = int(str(model.task.details.get("sample_rate_hz", 0)))
+    if not rate_hz:
+        raise UserError(f"{model.reference} does not say its sampling rate, so it cannot learn from recordings; load it as usat:FOLDER")
+    samples = read_audio(example.raw, {"sample_rate_hz": rate_hz, "seconds": None, "minimum_seconds": 0.1, "maximum_seconds": LONGEST_S})
+    found = model.family.hear(model.backbone, torch.from_numpy(samples).to(model.device))
+    return {name: value.cpu().numpy() for name, value in found.items()}
+
+
+def read_by_one(model: Model, data: Any, is_checked: bool = True) -> tuple[Model, Any, dict[str, Any]]:
+    """The model with the conditions of the one who reads, the clips whose texts fit, and what was left out.
+
+    Args:
+        model: the base.
+        data: recordings with texts.
+        is_checked: whether texts are compared with each other's recordings.
+
+    Raises:
+        UserError: texts with phonemes that the voice lacks, each listed with its count; no recording that is long enough; or
+            texts most of which do not fit.
+    """
+    for part in (data.train, data.validation):
+        if part is not None:
+            _refuse_unspeakable(model, part)
+    names = {spec.name for spec in model.signature.inputs}
+    kept = [hear(model, example) for example in data.train]
+    conditions: dict[str, Any] = {}
+    for name in dict.fromkeys(name for found in kept for name in found if name in names):
+        conditions[name] = np.mean([found[name] for found in kept if name in found], axis=0, dtype=np.float32)
+    if "speaker" in names and "speaker" not in conditions:
+        raise UserError(f"{data.train.name}: no recording lasts a second, which a speaker vector takes; give longer clips")
+    model = replace(model, conditions=conditions)
+    scores = _margins(model, data.train, kept) if is_checked else []
+    unfit = {data.train[row].id: round(score, 3) for row, score in enumerate(scores) if score <= 0.0}
+    if not unfit:
+        return model, data, {}
+    listed = ", ".join(f"{name} ({score})" for name, score in list(unfit.items())[:8])
+    if len(unfit) > MOST_LEFT_OUT * len(scores):
+        found = f"{len(unfit)} of {len(scores)} recordings fit other texts better than their own (alignment scores: {listed})"
+        raise UserError(f"{data.train.name}: {found}; put texts and recordings in order, or set train.check_readings = false")
+    _log.warning("%s: left out %d recordings, which fit other texts better than their own (alignment scores: %s)", data.train.name, len(unfit), listed)
+    fit = data.train.subset(row for row, score in enumerate(scores) if score > 0.0)
+    return model, Readings(fit, data.validation), {"left_out": unfit}
+
+
+def _refuse_unspeakable(model: Model, dataset: Dataset) -> None:
+    """Read every text, and say in one line what cannot be spoken."""
+    found: Counter[str] = Counter()
+    first = ""
+    for example in dataset:
+        try:
+            text_inputs(model, example)
+        except InputError as error:
+            first = first or example.source or example.id
+            found[str(error)] += 1
+    if found:
+        listed = "; ".join(f"{what} ({count} rows)" for what, count in found.most_common(3))
+        raise UserError(
+            f"{dataset.name}, {first}: {sum(found.values())} of {len(dataset)} texts cannot be spoken: {listed}; spell them otherwise, name their language, or remove these rows"
+        )
+
+
+def _margins(model: Model, dataset: Dataset, kept: Sequence[dict[str, np.ndarray]]) -> list[float]:
+    """Of each recording: how much better its own text fits than the best of some others; 1 where there are none to compare with."""
+    texts = [text_inputs(model, example) for example in dataset]
+    margins = []
+    for row, found in enumerate(kept):
+        others = [(row + step) % len(texts) for step in range(1, min(OTHERS, len(texts) - 1) + 1)]
+        fits = [_score(model, texts[other], found) for other in (row, *others)]
+        margins.append(fits[0] - max(fits[1:]) if len(fits) > 1 else 1.0)
+    return margins
+
+
+def _score(model: Model, text: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> float:
+    """The alignment of one text with one recording; a text with more tokens than the recording has frames fits nothing."""
+    arrays = {**text, **{name: value for name, value in found.items() if name not in model.conditions}, **model.conditions}
+    try:
+        return float(model.family.alignment(model.backbone, {name: torch.from_numpy(np.asarray(value))[None].to(model.device) for name, value in arrays.items()})[0])
+    except UserError:
+        return NO_PATH

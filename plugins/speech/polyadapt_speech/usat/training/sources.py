@@ -1,0 +1,156 @@
+"""Where the speakers of a corpus come from: collections that Debian packages bring, and the program espeak-ng.
+
+One speaker a language of a collection. Some collections may have several voices in a language; nothing tells them apart.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyadapt.data.dataset import Dataset, Example
+from polyadapt.errors import UserError
+from polyadapt_runtime.audio import read_audio
+from polyadapt_runtime.errors import InputError
+from polyadapt_speech.usat.training.corpus import Speaker, Spoken
+from polyadapt_speech.usat.training.sentences import SENTENCES
+
+LOUDNESS = 0.06  # root mean square of Piper's joe
+PEAK = 0.95
+LEAST_S, MOST_S = 0.7, 6.0  # of a clip; letters are joined to it
+TRIM_DB = 40.0
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A reader's data, and how much of each of its speakers is taken.
+
+    Attributes:
+        seconds: of each speaker.
+        texts: whether the texts are what is said in full; letters are not.
+    """
+
+    name: str
+    uri: str
+    options: Mapping[str, Any]
+    seconds: float
+    texts: bool = True
+
+
+COLLECTIONS = (
+    Collection("tux-paint", "data:tux-paint-captions", {"language": "be,bg,ca,da,el,es,fr,ro,ru", "minimum": 1}, 60.0),
+    Collection("asterisk-en", "data:asterisk-prompts", {"language": "en"}, 90.0),
+    Collection("asterisk", "data:asterisk-prompts", {"language": "fr,it,ru"}, 40.0, texts=False),
+    Collection("klettres", "data:klettres", {"part": "all", "minimum": 1}, 15.0, texts=False),
+)
+ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp")
+VARIANTS = ("m1", "m3", "m7", "f1", "f2", "f4", "Andrea", "Denis", "Hugo", "steph", "klatt2", "belinda", "Mike")
+PITCHES = (35, 50, 65)
+SPEEDS = (150, 165, 180)
+STEP = 7  # sentences between the beginnings of two voices
+HELD_OUT = ("tux-paint-be", "tux-paint-el", "espeak-en-gb+f5", "espeak-en-us+Pablo")
+SYNTHETIC_S = 18.0
+GOLDEN = (5**0.5 - 1) / 2
+
+
+@dataclass(frozen=True)
+class Source:
+    """A speaker, how much of it is taken, and its clips one after another, as many as there are."""
+
+    speaker: Speaker
+    seconds: float
+    clips: Iterator[Spoken]
+
+
+def speakers_of(collection: Collection, data: Dataset, rate_hz: int) -> Iterator[Source]:
+    """The speakers of a collection."""
+    rows: dict[str, list[Example]] = {}
+    for example in data:
+        rows.setdefault(str(example.extra.get("language") or collection.name), []).append(example)
+    for language, examples in rows.items():
+        name = collection.name if collection.name.endswith(f"-{language}") else f"{collection.name}-{language}"
+        speaker = Speaker(name, language, collection.uri, data.licence)
+        yield Source(speaker, collection.seconds, _joined(speaker, _spread(examples), rate_hz, collection.texts))
+
+
+def synthetic(name: str, number: int, rate_hz: int) -> Source:
+    """A voice of espeak-ng, such as `espeak-en-us+f1`; each begins elsewhere in the list of sentences and has its own pitch and speed.
+
+    Raises:
+        UserError: espeak-ng is not installed.
+    """
+    program = shutil.which("espeak-ng")
+    if program is None:
+        raise UserError("synthetic speakers are made by the program espeak-ng, which is not installed; run: apt install espeak-ng")
+    manner = ("-v", name.removeprefix("espeak-"), "-p", str(PITCHES[number % len(PITCHES)]), "-s", str(SPEEDS[number // 2 % len(SPEEDS)]))
+    speaker = Speaker(name, "en-us", "espeak-ng", "made by a program under GPL-3.0-or-later")
+    return Source(speaker, SYNTHETIC_S, _said((program, *manner), speaker, STEP * number, rate_hz))
+
+
+def synthetic_names() -> tuple[str, ...]:
+    """Voices of espeak-ng: every variant in two accents."""
+    pairs = [(ACCENTS[(place + turn) % len(ACCENTS)], variant) for turn in (0, 1) for place, variant in enumerate(VARIANTS)]
+    found = tuple(f"espeak-{accent}+{variant}" for accent, variant in pairs)
+    return (*found, *(name for name in HELD_OUT if name.startswith("espeak-") and name not in found))
+
+
+def heard(raw: Any, rate_hz: int) -> NDArray[np.float32]:
+    """A recording, mono, without the silence at its ends."""
+    samples = read_audio(raw, {"sample_rate_hz": rate_hz, "seconds": None, "maximum_seconds": 60.0})
+    size = rate_hz // 100
+    power = np.square(samples[: len(samples) // size * size]).reshape(-1, size).mean(1)  # (frames,)
+    loud = np.flatnonzero(power > power.max(initial=0.0) * 10.0 ** (-TRIM_DB / 10.0))
+    if not loud.size:
+        return samples
+    return samples[max(0, (loud[0] - 3) * size) : (loud[-1] + 4) * size]
+
+
+def levelled(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """At one loudness, with a peak below full scale."""
+    loudness = float(np.sqrt(np.square(samples, dtype=np.float64).mean())) if len(samples) else 0.0
+    if loudness == 0.0:
+        return samples
+    return (samples * min(LOUDNESS / loudness, PEAK / float(np.abs(samples).max()))).astype(np.float32)
+
+
+def _said(command: tuple[str, ...], speaker: Speaker, start: int, rate_hz: int) -> Iterator[Spoken]:
+    """Every sentence once. Raises UserError where espeak-ng does not know the voice."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "said.wav"
+        for index in range(len(SENTENCES)):
+            place = (start + index) % len(SENTENCES)
+            done = subprocess.run([*command, "-w", str(path), SENTENCES[place]], capture_output=True, check=False)
+            if done.returncode:
+                raise UserError(f"espeak-ng cannot speak as {speaker.name!r}: {done.stderr.decode(errors='replace').strip()[:200]}")
+            yield Spoken(f"{speaker.name}/{place}", speaker.name, SENTENCES[place], levelled(heard(path, rate_hz)))
+
+
+def _joined(speaker: Speaker, examples: list[Example], rate_hz: int, has_texts: bool) -> Iterator[Spoken]:
+    """Recordings of a collection. Short ones are joined until they last `LEAST_S`, and then have no text; long ones and broken ones are left out."""
+    waiting: list[NDArray[np.float32]] = []
+    for example in examples:
+        try:
+            samples = heard(example.raw, rate_hz)
+        except InputError:
+            continue
+        if len(samples) > MOST_S * rate_hz:
+            continue
+        waiting.append(samples)
+        if sum(map(len, waiting)) >= LEAST_S * rate_hz:
+            text = example.text if has_texts and len(waiting) == 1 else None
+            yield Spoken(f"{speaker.name}/{example.id}", speaker.name, text or "", levelled(np.concatenate(waiting)))
+            waiting = []
+
+
+def _spread(examples: list[Example]) -> list[Example]:
+    """All of them, by multiples of the golden ratio: every beginning of the list is spread over the whole collection."""
+    order = np.argsort((np.arange(len(examples)) * GOLDEN) % 1.0, kind="stable")
+    return [examples[int(place)] for place in order]

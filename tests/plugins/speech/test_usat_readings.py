@@ -1,0 +1,225 @@
+"""A voice learns from recordings of one who reads: by the common loop, with adapters or whole, and what is refused before."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import polyadapt as pa
+from polyadapt import builtin
+from polyadapt.artifact import Artifact
+from polyadapt.data.dataset import Dataset, Example
+from polyadapt.errors import UserError
+from polyadapt.host import Host
+from polyadapt.methods.base import Method, load_method
+from polyadapt.methods.full.card import CARD as FULL
+from polyadapt.model import Model
+from polyadapt.options import read_options
+from polyadapt.training import TrainSettings
+from polyadapt.training.batches import Examples, TrainingData
+from polyadapt.training.fitting import fit
+from polyadapt.training.interrupt import TrainingInterrupted
+from polyadapt.training.reading import hear, read_by_one, text_inputs
+from polyadapt_speech import entry
+from polyadapt_speech.usat.card import CARD as USAT
+from polyadapt_speech.usat.family.learning import row_losses
+from polyadapt_speech.usat.family.model import TINY, tiny_voice
+from polyadapt_speech.usat.losses import prior_divergence, row_divergence
+from polyadapt_speech.usat.network.voice import Voice, extended
+from polyadapt_speech.usat.voices.folder import save_voice
+
+RATE_HZ = 500  # a second is 62 frames of the tiny voice
+SYMBOLS = {symbol: [number] for number, symbol in enumerate("_^$ abcdefghijklmnopqrstuvwxyz,.?!ˈˌːəɪɛæɑɔʊʌθðŋʃʒɹɡɚɜɐ")}
+SETTINGS = {"audio": {"sample_rate": RATE_HZ}, "espeak": {"voice": "en-us"}, "phoneme_id_map": SYMBOLS}
+needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed; run: apt-get install espeak-ng")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A tiny voice that listens; of its parts none is silent."""
+    folder = tmp_path_factory.mktemp("voice")
+    (folder / "start.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        voice = extended(tiny_voice(replace(TINY, sample_rate_hz=RATE_HZ)), speaker_size=6, memory_slots=4, listens=True)
+        for name, parameter in voice.named_parameters():
+            if "speaker." in name:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    save_voice(voice, folder / "voice", folder / "start.json", {})
+    return loaded(folder / "voice")
+
+
+def loaded(folder: Path) -> Model:
+    return Host(plugins=[("core", builtin), ("speech", entry)], discover=False, environment={}).load(f"usat:{folder}")
+
+
+def readings(count: int = 5, seconds: float = 1.2, **extra: Any) -> Dataset:
+    """Noise that stands for speech, with ids."""
+    rows = []
+    for number in range(count):
+        draws = np.random.default_rng(number)
+        ids = " ".join(map(str, draws.integers(0, TINY.vocab_size, 9)))
+        samples = (0.1 * draws.standard_normal(round((seconds + 0.1 * number) * RATE_HZ))).astype(np.float32)
+        rows.append(Example(f"clip {number}", (samples, RATE_HZ), None, None, {"ids": ids, **extra}, f"a.jsonl:{number + 1}"))
+    return Dataset("readings", rows, "audio")
+
+
+def adapt(model: Model, card: Any = USAT, data: Dataset | None = None, train: dict[str, Any] | None = None, **given: Any) -> Artifact:
+    method: Method = load_method(card)
+    options = read_options(card.options, {"sites": ["encoder.*", "flow.*", "decoder.*"]} if card is FULL else {}, "test")
+    settings = TrainSettings(**{"epochs": 4, "batch_size": 3, "check_readings": False, "learning_rate": 3e-3, "device": "cpu", **(train or {})})
+    return fit(model, method, options, TrainingData(data or readings(), readings(2)), settings, **given)
+
+
+def test_rows_of_a_batch_are_what_they_are_alone(model: Model) -> None:
+    """At no noise: padding of frames and tokens is not heard."""
+    data = readings(3)
+    heard_model, _, _ = read_by_one(model, TrainingData(data), is_checked=False)
+    examples = Examples(data, heard_model, 2**20)
+    voice: Any = model.backbone
+
+    def divergences(rows: list[int]) -> torch.Tensor:
+        batch = examples.batch(rows)
+        quiet = {**batch.inputs, "posterior": torch.cat([batch.inputs["posterior"][..., : TINY.latent], torch.full_like(batch.inputs["posterior"][..., TINY.latent :], -40.0)], -1)}
+        with torch.no_grad():
+            return row_losses(voice, quiet)["divergence"]
+
+    together = divergences([0, 1, 2])
+    assert torch.allclose(together, torch.cat([divergences([row]) for row in range(3)]), rtol=1e-4)
+
+
+def test_the_row_loss_is_the_papers_on_one_row() -> None:
+    draws = torch.randn(4, 1, 3, 7, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(1, 1, 7)
+    assert torch.allclose(row_divergence(*draws, mask)[0], prior_divergence(*draws, mask))
+
+
+@pytest.mark.parametrize("card", [USAT, FULL], ids=["usat", "full"])
+def test_adapting_lowers_the_loss_and_leaves_the_voice_alone(model: Model, card: Any) -> None:
+    before = {name: value.clone() for name, value in model.backbone.state_dict().items()}
+    losses: list[float] = []
+
+    def note(event: Any) -> None:
+        if event.kind == "epoch":
+            losses.append(event["loss"])
+
+    made = adapt(model, card, train={"epochs": 12}, emit=note)
+    assert losses[-1] < losses[0] - 0.5 and made.edits
+    assert all(torch.equal(value, before[name]) for name, value in model.backbone.state_dict().items())
+    assert {"loss", "divergence", "durations"} <= made.provenance["metrics"]["validation"].keys()
+
+
+def test_the_mean_vector_of_the_recordings_is_fed_and_kept(model: Model, tmp_path: Path) -> None:
+    """A clip of less than a second gives no vector, and is learned from all the same."""
+    data = Dataset("mixed", [*readings(3), Example("short", (np.ones(300, np.float32), RATE_HZ), None, None, {"ids": "3 4 5"})], "audio")
+    made = adapt(model, data=data, train={"epochs": 1})
+    made.save(tmp_path / "kept")
+    voice = model.backbone
+    assert isinstance(voice, Voice)
+    vectors = [voice.speaker_vector(torch.from_numpy(example.raw[0])[None], torch.tensor([len(example.raw[0])])) for example in readings(3)]  # type: ignore[arg-type,index]
+    assert torch.allclose(Artifact.load(tmp_path / "kept").own["condition.speaker"], torch.cat(vectors).mean(0), atol=1e-5)
+    inputs = {**text_inputs(model, data[3]), **hear(model, data[3])}
+    assert "speaker" not in inputs and inputs["posterior"].shape == (37, 2 * TINY.latent)
+
+
+def test_divergence_is_measured_as_whose_voice_the_artifact_says(model: Model) -> None:
+    """The loss of training, at seeded noise: the same each time, lower where it was trained, and of another speaker another."""
+    data, made = readings(3), adapt(model, train={"epochs": 12})
+
+    def measured(artifact: Artifact | None) -> float:
+        return pa.evaluate(model, data, artifact).value
+
+    assert measured(made) == measured(made) < measured(None) - 0.5
+    other = replace(made, own={"condition.speaker": -made.own["condition.speaker"]})
+    assert measured(other) != measured(made)
+
+
+def test_an_interrupted_adaptation_goes_on_as_if_nothing_had_happened(model: Model, tmp_path: Path) -> None:
+    whole = adapt(model)
+
+    def stop(event: Any) -> None:
+        if event.kind == "step" and event["step"] == 3:
+            raise KeyboardInterrupt
+
+    settings = {"log_every_steps": 1}
+    with pytest.raises(TrainingInterrupted):
+        adapt(model, train=settings, directory=tmp_path, emit=stop)
+    broken = adapt(model, train=settings, directory=tmp_path, resume=True)
+    for left, right in zip(whole.edits, broken.edits, strict=True):
+        assert all(torch.equal(value, right.tensors[name]) for name, value in left.tensors.items()), left.key
+
+
+@needs_espeak
+def test_texts_are_spoken_in_their_language(model: Model) -> None:
+    said = {language: text_inputs(model, Example("x", np.zeros(1), None, "ten", {"language": language}))["input_ids"].tolist() for language in ("en-us", "de", "")}
+    assert said["en-us"] == said[""] != said["de"]
+
+
+@needs_espeak
+def test_letters_outside_the_voice_are_listed_with_counts(model: Model) -> None:
+    rows = [Example(f"row {number}", example.raw, None, "рис", {"language": "ru"}, f"a.jsonl:{number + 1}") for number, example in enumerate(readings(3))]
+    with pytest.raises(UserError, match=r"a\.jsonl:1: 3 of 3 texts cannot be spoken: .*'ʲ' \(1 times\).* \(3 rows\)") as caught:
+        adapt(model, data=Dataset("readings", rows, "audio"))
+    assert "\n" not in str(caught.value)
+    unknown = [Example(f"row {number}", example.raw, None, "rice", {"language": "xx-none"}, "") for number, example in enumerate(readings(2))]
+    with pytest.raises(UserError, match=r"2 of 2 texts cannot be spoken: .*'xx-none'.* \(2 rows\)"):
+        adapt(model, data=Dataset("readings", unknown, "audio"))
+
+
+def fitted(model: Model, monkeypatch: pytest.MonkeyPatch) -> Model:
+    """The voice with an ear that hears the first id: a random voice's alignments say nothing of texts."""
+
+    def alignment(backbone: Any, inputs: Any) -> torch.Tensor:
+        return -(inputs["input_ids"][:, 0] - inputs["frames"]).abs().float()
+
+    monkeypatch.setattr(model.family, "alignment", alignment)
+    return model
+
+
+def numbered(first_ids: list[int]) -> Dataset:
+    """Clips of 70, 75, 80 … frames, whose ids begin as they are told."""
+    rows = []
+    for number, first in enumerate(first_ids):
+        samples = np.random.default_rng(number).standard_normal((70 + 5 * number) * 8).astype(np.float32)
+        rows.append(Example(f"clip {number}", (0.1 * samples, RATE_HZ), None, None, {"ids": f"{first} 1 2"}))
+    return Dataset("numbered", rows, "audio")
+
+
+def test_a_recording_with_a_foreign_text_is_named_and_left_out(model: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    judged = fitted(model, monkeypatch)
+    _, same, facts = read_by_one(judged, TrainingData(numbered([70, 75, 80, 85])))
+    assert len(same.train) == 4 and facts == {}
+    _, kept, facts = read_by_one(judged, TrainingData(numbered([70, 75, 80, 71])))
+    assert [example.id for example in kept.train] == ["clip 0", "clip 1", "clip 2"] and facts == {"left_out": {"clip 3": -9.0}}
+    assert "clip 3 (-9.0)" in caplog.text
+    with pytest.raises(UserError, match=r"4 of 4 recordings fit other texts better than their own \(alignment scores: clip 0 \(-15\.0\)"):
+        read_by_one(judged, TrainingData(numbered([85, 80, 75, 70])))
+
+
+def test_a_text_with_more_tokens_than_frames_fits_nothing(model: Model) -> None:
+    rows = Dataset("x", [*readings(1), Example("long", readings(1)[0].raw, None, None, {"ids": " ".join(["3"] * 200)})], "audio")
+    _, kept, facts = read_by_one(model, TrainingData(rows))
+    assert list(facts["left_out"]) == ["long"] and [example.id for example in kept.train] == ["clip 0"]
+    with pytest.raises(UserError, match="long: 200 tokens do not fit into 75 frames"):
+        adapt(model, data=rows)
+
+
+def test_a_voice_that_does_not_listen_says_what_to_do() -> None:
+    with torch.random.fork_rng():
+        plain = Host(plugins=[("core", builtin), ("speech", entry)], discover=False, environment={}).load("polyadapt:tiny-voice")
+    with pytest.raises(UserError, match="usat:FOLDER"):
+        adapt(plain)
+
+
+def test_recordings_without_a_text_or_a_second_are_refused(model: Model) -> None:
+    with pytest.raises(UserError, match=r"a\.jsonl:1: no text goes with this recording"):
+        adapt(model, data=Dataset("x", [Example("bare", readings()[0].raw, None, None, {}, "a.jsonl:1")], "audio"))
+    with pytest.raises(UserError, match="no recording lasts a second"):
+        adapt(model, data=readings(3, seconds=0.5))

@@ -1,0 +1,297 @@
+"""Training of a voice that listens, in seconds: the corpus, windows, each stage, and going on where a run was cut off."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from polyadapt import builtin
+from polyadapt.errors import UserError
+from polyadapt.host import Host
+from polyadapt.model import Model
+from polyadapt.training.interrupt import TrainingInterrupted
+from polyadapt.training.optimisation import make_optimiser
+from polyadapt_speech import entry
+from polyadapt_speech.usat.family.model import TINY, tiny_voice
+from polyadapt_speech.usat.network.voice import Voice
+from polyadapt_speech.usat.network.wave_discriminators import WaveDiscriminators
+from polyadapt_speech.usat.spectrogram import Spectrogram
+from polyadapt_speech.usat.training.commands import _minutes
+from polyadapt_speech.usat.training.corpus import Corpus, Speaker, Spoken, read_corpus, write_corpus
+from polyadapt_speech.usat.training.prepare import prepare
+from polyadapt_speech.usat.training.segments import Segments, drawn, parts
+from polyadapt_speech.usat.training.sources import LOUDNESS, Source, levelled
+from polyadapt_speech.usat.training.stage import Limits, balanced
+from polyadapt_speech.usat.training.train import Request, Trainer
+from polyadapt_speech.usat.training.wave_losses import MelDistance, adversarial_losses, spectral_distance
+from polyadapt_speech.usat.voices.folder import read_voice, save_voice
+
+RATE_HZ = 22050
+SYMBOLS = {symbol: [number] for number, symbol in enumerate("_^$ abcdefghijklmnopqrstuvwxyz,.?!ˈˌːəɪɛæɑɔʊʌθðŋʃʒɹɡɚɜɐ")}
+SETTINGS = {"audio": {"sample_rate": RATE_HZ}, "espeak": {"voice": "en-us"}, "phoneme_id_map": SYMBOLS}
+needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed; run: apt-get install espeak-ng")
+
+
+def tone(pitch_hz: float, seconds: float, seed: int) -> np.ndarray:
+    """A voice of a sort: harmonics of a pitch that moves, in a little noise."""
+    draws = np.random.default_rng(seed)
+    time = np.arange(round(seconds * RATE_HZ)) / RATE_HZ
+    phase = 2 * np.pi * pitch_hz * (time + 0.05 * np.sin(2 * np.pi * 3 * time + draws.uniform(0, 6)))
+    sound = sum(np.sin(number * phase) / number for number in (1, 2, 3, 5)) + 0.01 * draws.standard_normal(len(time))
+    return levelled((0.2 * sound).astype(np.float32))
+
+
+def clips_of(name: str, pitch_hz: float, count: int) -> list[Spoken]:
+    ids = [tuple(np.random.default_rng([number, count]).integers(0, TINY.vocab_size, 12).tolist()) for number in range(count)]
+    return [Spoken(f"{name}/{number}", name, f"text {number}", tone(pitch_hz, 0.1, number), ids[number]) for number in range(count)]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    speakers = [Speaker(name, "en-us", "made here", "none") for name in ("low", "high")]
+    sentences = [np.random.default_rng(number).integers(0, TINY.vocab_size, 30).tolist() for number in range(6)]
+    write_corpus(folder, RATE_HZ, speakers, [*clips_of("low", 110, 4), *clips_of("high", 260, 4)], sentences)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A plain voice to start from."""
+    folder = tmp_path_factory.mktemp("start")
+    (folder / "start.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_voice(tiny_voice(), folder / "voice", folder / "start.json", {"licences": {"tiny": "none"}})
+    return Host(plugins=[("core", builtin), ("speech", entry)], discover=False, environment={}).load(f"usat:{folder / 'voice'}")
+
+
+def request(folder: Path, steps: int = 2, **more: Any) -> Request:
+    limits, sizes = {letter: Limits(steps) for letter in "ABC"}, dict.fromkeys("ABC", 3)
+    return Request(folder, limits=limits, batch_size=sizes, speaker_size=6, memory_slots=4, device="cpu", **more)
+
+
+def state_of(folder: Path) -> dict[str, torch.Tensor]:
+    return read_voice(folder)[0].state_dict()
+
+
+def test_a_corpus_is_read_as_it_was_written(corpus: Path) -> None:
+    found = read_corpus(corpus)
+    assert [speaker.name for speaker in found.speakers] == ["low", "high"] and found.speaker.tolist() == [0] * 4 + [1] * 4
+    clip = clips_of("high", 260, 4)[1]
+    assert np.abs(found.clip(5).numpy() - clip.samples).max() <= 1 / 32767  # 16 bits
+    assert tuple(found.ids[5].tolist()) == clip.ids and len(found.sentences) == 6 and found.licences == {"made here": "none"}
+
+
+@pytest.mark.parametrize("name", ["corpus.json", "index.safetensors", "samples.flac"])
+def test_a_damaged_corpus_is_one_line(corpus: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(corpus, tmp_path / "copy")
+    content = (tmp_path / "copy" / name).read_bytes()
+    (tmp_path / "copy" / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=name) as caught:
+        read_corpus(tmp_path / "copy")
+    assert "\n" not in str(caught.value)
+
+
+def test_clips_are_brought_to_one_loudness() -> None:
+    for factor in (0.01, 3.0):
+        assert np.sqrt(np.square(levelled(factor * tone(150, 0.2, 0))).mean()) == pytest.approx(LOUDNESS, rel=1e-3)
+    assert not levelled(np.zeros(9, np.float32)).any()
+
+
+@needs_espeak
+def test_held_out_speakers_are_kept_apart(start: Model, tmp_path: Path) -> None:
+    """Texts of one speaker with a letter that the voice lacks have no ids, and are counted."""
+
+    def said(name: str, texts: list[str]) -> Iterator[Spoken]:
+        for number, text in enumerate(texts):
+            yield Spoken(f"{name}/{number}", name, text, tone(150, 4.0, number))
+
+    texts = [
+        f"a red fish and {word}"
+        for word in ("bread", "a ship", "the bell", "a lamp", "one", "two", "three", "ten", "six", "milk", "a dog", "a cat", "an egg", "a fan", "rain", "a hen", "red wax")
+    ]
+    speakers = {name: Speaker(name, language, "made here", "none") for name, language in (("kept", "en-us"), ("apart", "en-us"), ("strange", "ru"))}
+    sources = [
+        Source(speakers["kept"], 8.0, said("kept", texts)),
+        Source(speakers["apart"], 8.0, said("apart", texts)),
+        Source(speakers["strange"], 8.0, said("strange", ["рис"] * 5)),
+    ]
+    made = prepare(tmp_path / "corpus", start, sources, ["a green hill"], ("apart",))
+    found = read_corpus(tmp_path / "corpus")
+    assert [speaker.name for speaker in found.speakers] == ["kept", "strange"] and len(found.names) == 4
+    assert [len(ids) > 0 for ids in found.ids] == [True, True, False, False] and len(found.sentences) == 1
+    assert made.seconds == {"kept": 8.0, "strange": 8.0} and made.held_out == {"apart": 60.0} and sum(made.strange["ru"].values()) >= 2
+    rows = {part: [json.loads(line) for line in (tmp_path / "corpus/held-out/apart" / f"{part}.jsonl").read_text().splitlines()] for part in ("adapt", "test")}
+    assert len(rows["adapt"]) == 15 and len(rows["test"]) == 2
+    assert not {row["text"] for row in rows["adapt"]} & {row["text"] for row in rows["test"]}
+    assert all((tmp_path / "corpus/held-out/apart" / row["path"]).is_file() and row["ids"] for part in rows.values() for row in part)
+
+
+def test_a_speaker_to_hold_out_must_be_there(start: Model, tmp_path: Path) -> None:
+    source = Source(Speaker("kept", "en-us", "here", "none"), 1.0, iter([Spoken("a", "kept", "", tone(150, 2.0, 0))]))
+    with pytest.raises(UserError, match="no speaker 'gone'"):
+        prepare(tmp_path / "corpus", start, [source], [], ("gone",))
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_a_window_sees_what_the_whole_clip_sees() -> None:
+    """Its spectrogram is a part of the clip's, and its sound a part of the clip's samples."""
+    spectrogram = Spectrogram(8)
+    clips = [torch.randn(900, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    segments = Segments(clips, spectrogram, torch.device("cpu"))
+    torch.manual_seed(0)
+    windows = segments.windows(torch.tensor([1, 0]), 30)
+    begin = drawn(windows.mask, 10)
+    sound = segments.sound(windows, begin, 10)
+    for row, clip in enumerate((1, 0)):
+        first = int(windows.first[row]) - clip * (900 // 8)
+        whole = spectrogram(clips[clip][None, : 900 // 8 * 8])
+        assert torch.allclose(spectrogram.of_surrounded(windows.samples)[row], whole[0, :, first : first + 30], atol=1e-5)
+        place = 8 * (first + int(begin[row]))
+        assert torch.equal(sound[row], clips[clip][place : place + 80])
+    values = torch.arange(60.0).reshape(2, 1, 30)
+    assert parts(values, begin, 10)[1, 0].tolist() == values[1, 0, int(begin[1]) : int(begin[1]) + 10].tolist()
+
+
+def test_a_short_clip_is_masked() -> None:
+    segments = Segments([torch.ones(80), torch.ones(800)], Spectrogram(8), torch.device("cpu"))
+    windows = segments.windows(torch.tensor([0, 1]), 25)
+    assert windows.mask.sum((1, 2)).tolist() == [10, 25]
+
+
+def test_every_speaker_is_as_likely() -> None:
+    rows = [row for batch in balanced([[0], list(range(1, 100))], 8)(3, 0) for row in batch]
+    assert 0.45 < rows.count(0) / len(rows) < 0.55 and len(set(rows)) > 90
+    assert balanced([[0], [1]], 8)(3, 1) == balanced([[0], [1]], 8)(3, 1) != balanced([[0], [1]], 8)(3, 2)
+
+
+def test_adversarial_losses_train_one_side_each() -> None:
+    torch.manual_seed(0)
+    discriminators, made, true = WaveDiscriminators(2), torch.randn(2, 600, requires_grad=True), torch.randn(2, 600)
+    losses = adversarial_losses(discriminators, made, true)
+    for name, moves_sound in (("discriminator", False), ("generator", True), ("features", True)):
+        made.grad = None
+        discriminators.zero_grad(set_to_none=True)
+        losses[name].backward(retain_graph=True)
+        assert (made.grad is not None) is moves_sound
+        assert any(parameter.grad is not None for parameter in discriminators.parameters()) is not moves_sound
+
+
+def test_distances_are_nothing_between_equal_sounds() -> None:
+    sound = torch.from_numpy(np.stack([tone(150, 0.2, 0), tone(200, 0.2, 1)]))
+    mel = MelDistance(256, RATE_HZ)
+    assert mel(sound, sound) == 0 and spectral_distance(sound, sound) == 0
+    assert mel(sound, sound.flip(0)) > 0.1 and spectral_distance(sound, sound.flip(0)) > 0.1
+
+
+def test_betas_reach_the_optimiser() -> None:
+    assert make_optimiser([torch.nn.Parameter(torch.ones(1))], 1e-3, 0.0, (0.8, 0.99)).param_groups[0]["betas"] == (0.8, 0.99)
+
+
+MOVED = {
+    "posterior": ("posterior.",),
+    "autoencoder": ("posterior.", "memory.", "decoder."),
+    "adversarial": ("posterior.", "memory.", "decoder."),
+    "timbre": ("flow.", "durations.", "duration_posterior.", "speaker_encoder."),
+}
+
+
+def test_stages_move_their_own_parts_and_are_kept(start: Model, corpus: Path, tmp_path: Path) -> None:
+    """Each stage is a voice of its own; the last one is the folder's; nothing is done twice."""
+    folder, said = tmp_path / "voice", []
+    assert Trainer(start, read_corpus(corpus), request(folder), say=said.append).run() == folder
+    states = {name: state_of(folder / f"stage-{name}") for name in MOVED}
+    before = {**states["posterior"], **start.backbone.state_dict()}  # parts that hear are fresh
+    for name, prefixes in MOVED.items():
+        changed = {key for key, value in states[name].items() if not torch.equal(value, before[key])}
+        assert all(key.startswith(prefixes) for key in changed) and (changed or name == "posterior"), name
+        assert {prefix for prefix in prefixes if any(key.startswith(prefix) for key in changed)} == ({*prefixes} if name != "posterior" else set())
+        before = states[name]
+    final, provenance = read_voice(folder)
+    assert all(torch.equal(value, states["timbre"][key]) for key, value in final.state_dict().items())
+    assert provenance["licences"] == {"tiny": "none", "made here": "none"} and "discriminators of all kinds" in provenance["fresh"]
+    assert set(provenance["stages"]) == set(MOVED) and provenance["stages"]["timbre"]["steps"] == 2
+    assert len(provenance["stages"]["timbre"]["average_speaker"]) == 6
+    assert not list(folder.glob("work-*"))
+    said.clear()
+    Trainer(start, read_corpus(corpus), request(folder, steps=5), say=said.append).run()
+    assert sum("there already" in line for line in said) == 4
+    with pytest.raises(UserError, match="said = 300, now it is 200"):
+        Trainer(start, read_corpus(corpus), request(folder, said=200)).run()
+
+
+def trained_posterior(start: Model, corpus: Corpus, folder: Path, steps: int, cut_at: int = 0) -> dict[str, torch.Tensor]:
+    """Stage A, stopped by Ctrl-C at a step and resumed where that is asked for."""
+
+    def stop(event: Any) -> None:
+        if event.kind == "step" and event["step"] == cut_at:
+            raise KeyboardInterrupt
+
+    wanted = request(folder, steps, stages=("A",), report_steps=1)
+    if cut_at:
+        with pytest.raises(TrainingInterrupted):
+            Trainer(start, corpus, wanted, emit=stop).run()
+    Trainer(start, corpus, replace(wanted, resume=True)).run()
+    return state_of(folder / "stage-posterior")
+
+
+def test_an_interrupted_stage_goes_on_as_if_nothing_had_happened(start: Model, corpus: Path, tmp_path: Path) -> None:
+    read = read_corpus(corpus)
+    whole = trained_posterior(start, read, tmp_path / "whole", 6)
+    broken = trained_posterior(start, read, tmp_path / "broken", 6, cut_at=3)
+    shorter = trained_posterior(start, read, tmp_path / "shorter", 3)
+    assert all(torch.equal(value, broken[name]) for name, value in whole.items())
+    assert not all(torch.equal(value, shorter[name]) for name, value in whole.items())
+
+
+def test_the_posterior_comes_to_hear_what_was_said(start: Model, corpus: Path, tmp_path: Path) -> None:
+    losses: list[float] = []
+
+    def note(event: Any) -> None:
+        if event.kind == "step":
+            losses.append(event["loss"])
+
+    Trainer(start, read_corpus(corpus), request(tmp_path / "voice", 60, stages=("A",), report_steps=5), emit=note).run()
+    assert len(losses) > 3 and losses[-1] < 0.9 * losses[0]
+
+
+def test_minutes_limit_the_steps(start: Model, corpus: Path, tmp_path: Path) -> None:
+    wanted = replace(request(tmp_path / "voice", 10**6, stages=("A",)), limits={"A": Limits(10**6, 0.01)})
+    Trainer(start, read_corpus(corpus), wanted).run()
+    assert 1 <= read_voice(tmp_path / "voice" / "stage-posterior")[1]["stages"]["posterior"]["steps"] < 1000
+
+
+def test_a_stage_needs_those_before_it(start: Model, corpus: Path, tmp_path: Path) -> None:
+    read, said = read_corpus(corpus), list[str]()
+    with pytest.raises(UserError, match="stage B goes on from stage A"):
+        Trainer(start, read, request(tmp_path / "voice", stages=("B",))).run()
+    Trainer(start, read, request(tmp_path / "voice", stages=("A",))).run()
+    assert Trainer(start, read, request(tmp_path / "voice", stages=("B",)), say=said.append).run() == tmp_path / "voice" / "stage-adversarial"
+    assert any(line.startswith("stage posterior: there already") for line in said)
+
+
+@pytest.mark.parametrize("written", ["10", "1,2", "a,b,c", "1,0,1", "1,2,inf"])
+def test_minutes_are_three_numbers(written: str) -> None:
+    with pytest.raises(UserError, match="stages A, B and C"):
+        _minutes(written)
+    assert _minutes("1,4,1.5") == {"A": 1.0, "B": 4.0, "C": 1.5}
+
+
+def test_a_voice_that_listens_is_no_start(start: Model, corpus: Path, tmp_path: Path) -> None:
+    assert isinstance(start.backbone, Voice)
+    read = read_corpus(corpus)
+    with pytest.raises(UserError, match="the corpus is at 8000 Hz"):
+        Trainer(start, replace(read, sample_rate_hz=8000), request(tmp_path / "voice"))
+    Trainer(start, read, request(tmp_path / "voice", stages=("A",))).run()
+    listening = Host(plugins=[("core", builtin), ("speech", entry)], discover=False, environment={}).load(f"usat:{tmp_path / 'voice' / 'stage-posterior'}")
+    with pytest.raises(UserError, match="is no voice of one speaker"):
+        Trainer(listening, read, request(tmp_path / "other"))

@@ -53,7 +53,8 @@ class FullForm(Form):
         for part in self._slices:
             original = ParameterSlice(part.site, part.tensor, torch.nn.Parameter(self._original[id(part.parameter)], requires_grad=False), part.rows, part.dim)
             moved = ParameterSlice(part.site, part.tensor, torch.nn.Parameter(self._now(part.parameter), requires_grad=False), part.rows, part.dim)
-            edits.setdefault(part.site, {})[part.tensor] = (moved.view() - original.view()).contiguous()
+            now = moved.view()  # where the base trains, which need not be where the form was made
+            edits.setdefault(part.site, {})[part.tensor] = (now - original.view().to(now.device)).contiguous()
         return [Edit(site, "patch", tensors) for site, tensors in edits.items()]
 
     def trained(self) -> dict[str, torch.Tensor]:

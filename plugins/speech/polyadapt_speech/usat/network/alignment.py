@@ -46,15 +46,17 @@ def durations_by_search(scores: torch.Tensor, tokens: torch.Tensor, frames: torc
     if short:
         row = short[0]
         raise UserError(f"row {row} has {int(frames[row])} frames for {int(tokens[row])} tokens; a token lasts one frame at least: the text does not belong to the recording")
+    # A loop over frames of small operations: on a GPU their launches alone would take ten times as long.
+    device, scores, tokens, frames = scores.device, scores.cpu(), tokens.cpu(), frames.cpu()
     stays = _decide(scores)
     token = tokens - 1  # (B,) where the path stands, from its end on
-    counts = torch.zeros(scores.shape[:2], dtype=torch.int64, device=scores.device)  # (B, T)
+    counts = torch.zeros(scores.shape[:2], dtype=torch.int64)  # (B, T)
     for frame in reversed(range(scores.shape[2])):
         real = frame < frames  # (B,)
         counts.scatter_add_(1, token[:, None], real.to(torch.int64)[:, None])
         moves = real & ~stays[:, :, frame].gather(1, token[:, None]).squeeze(1)
         token = torch.where(moves, token - 1, token)
-    return counts
+    return counts.to(device)
 
 
 def _decide(scores: torch.Tensor) -> torch.Tensor:
@@ -62,7 +64,7 @@ def _decide(scores: torch.Tensor) -> torch.Tensor:
     batch, tokens, frames = scores.shape
     best = scores.new_full((batch, tokens), -math.inf)
     best[:, 0] = scores[:, 0, 0]
-    stays = torch.ones(batch, tokens, frames, dtype=torch.bool, device=scores.device)
+    stays = torch.ones(batch, tokens, frames, dtype=torch.bool)
     for frame in range(1, frames):
         before = F.pad(best[:, :-1], (1, 0), value=-math.inf)  # (B, T)
         # A token that no path has reached yet is entered from the one before.

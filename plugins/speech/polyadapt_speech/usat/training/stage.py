@@ -31,7 +31,8 @@ from polyadapt.training.work import Work
 
 BETAS = (0.8, 0.99)  # VITS'
 WEIGHT_DECAY = 0.01
-EPOCH_STEPS = 250  # ours: a checkpoint is written after so many
+EPOCH_STEPS = 250  # ours: a checkpoint is written after so many,
+CPU_CHECKPOINT_STEPS = 50  # and on a CPU, where a step takes long, after so many
 TRIAL_STEPS = 4
 PLAN = "plan.json"
 
@@ -150,7 +151,8 @@ def run_stage(
 
 def _work(stage: Stage, steps: int, device: torch.device, seed: int, fingerprint: dict[str, Any], report_steps: int) -> Work:
     """A stage as the loop takes it."""
-    epochs = math.ceil(steps / EPOCH_STEPS)
+    every = CPU_CHECKPOINT_STEPS if device.type == "cpu" else 0
+    course = {"epochs": math.ceil(steps / EPOCH_STEPS), "max_steps": steps, "checkpoint_every_steps": every}
     return Work(
         state=lambda: dict(stage.module.state_dict()),
         load=lambda tensors: _load(stage.module, tensors),
@@ -159,7 +161,7 @@ def _work(stage: Stage, steps: int, device: torch.device, seed: int, fingerprint
         train=_Feed(stage, device),
         validation=None,
         objective=Objective(_total, lambda targets: len(targets["rows"])),
-        settings=TrainSettings(epochs=epochs, max_steps=steps, batch_size=stage.batch_size, gradient_clip=stage.gradient_clip, log_every_steps=report_steps),
+        settings=TrainSettings(**course, batch_size=stage.batch_size, gradient_clip=stage.gradient_clip, log_every_steps=report_steps),
         learning_rate=stage.learning_rate,
         weight_decay=WEIGHT_DECAY,
         seed=seed,

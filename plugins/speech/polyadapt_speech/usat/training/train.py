@@ -36,7 +36,7 @@ from polyadapt_speech.usat.voices.folder import publish, read_voice, save_voice
 FRESH = ("posterior encoder", "speaker encoder", "memory", "posterior of durations with the first spline of their flow", "discriminators of all kinds")
 ADVERSARIAL_SHARE = 1 / 3  # of stage B
 OWN_CLIPS = 60  # of the start voice among the speakers of stage C
-STEPS = {"A": 1500, "B": 8000, "C": 3000}
+STEPS = {"A": 1500, "B": 8000, "C": 1500}
 FOLDERS = {"A": ("posterior",), "B": ("autoencoder", "adversarial"), "C": ("timbre",)}
 
 

@@ -88,8 +88,8 @@ def read_by_one(model: Model, data: Any, is_checked: bool = True) -> tuple[Model
     conditions: dict[str, Any] = {}
     for name in dict.fromkeys(name for found in kept for name in found if name in names):
         conditions[name] = np.mean([found[name] for found in kept if name in found], axis=0, dtype=np.float32)
-    if "speaker" in names and "speaker" not in conditions:
-        raise UserError(f"{data.train.name}: no recording lasts a second, which a speaker vector takes; give longer clips")
+    if lacking := [name for name in model.family.conditioners(model.backbone) if name not in conditions]:
+        raise UserError(f"{data.train.name}: no recording is long enough to compute {lacking[0]!r} from it; give longer clips")
     model = replace(model, conditions=conditions)
     scores = _margins(model, data.train, kept) if is_checked else []
     unfit = {data.train[row].id: round(score, 3) for row, score in enumerate(scores) if score <= 0.0}

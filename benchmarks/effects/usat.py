@@ -128,7 +128,7 @@ def takes_of(studio: Studio, corpus: Corpus, person: Person, arguments: argparse
             print(f"{person.name}: {arm} in {time.monotonic() - began:.0f} s", flush=True)
         artifact = pa.load_artifact(place)
         claim(studio.folder / person.name / f"{arm}.sha256", sha256_file(place / "artifact.safetensors"), f"another artifact of method {method}")
-        own = artifact.own.get("condition.speaker")
+        own = artifact.conditions.get("speaker")
         seconds = float(read_json(clock, "seconds")["seconds"]) if clock.is_file() else 0.0
         found[arm] = Take(vector if own is None else own.numpy(), artifact, int(artifact.provenance.get("parameters", 0)), seconds)
     return found

@@ -31,6 +31,8 @@ KINDS_OF_ARTIFACT = ("adapter", "classifier", "policy", "program")
 
 _log = logging.getLogger(__name__)
 
+CONDITION = "condition."  # before the names of inputs, among an artifact's own tensors
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -56,6 +58,11 @@ class Artifact:
     dtype: str = "float32"
     own: Mapping[str, torch.Tensor] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def conditions(self) -> dict[str, torch.Tensor]:
+        """Values that it brings for inputs of the model, such as the vector of its speaker, by the input's name."""
+        return {name.removeprefix(CONDITION): value for name, value in self.own.items() if name.startswith(CONDITION)}
 
     @property
     def sites(self) -> tuple[str, ...]:

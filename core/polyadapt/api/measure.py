@@ -112,7 +112,7 @@ def _listening(model: Model, artifact: Artifact | None) -> Predictor:
     """
 
     def predict(dataset: Dataset) -> list[Prediction]:
-        own = {} if artifact is None else {name.removeprefix("condition."): value.numpy() for name, value in artifact.own.items() if name.startswith("condition.")}
+        own = {} if artifact is None else {name: value.numpy() for name, value in artifact.conditions.items()}
         heard = replace(model, conditions=own) if own else read_by_one(model, TrainingData(dataset), is_checked=False)[0]
         examples = Examples(dataset, heard, 0)
         with randomness.isolated(0, model.device), torch.no_grad():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import BaseModel
 
-from polyadapt.artifact import Artifact
+from polyadapt.artifact import CONDITION, Artifact
 from polyadapt.errors import UserError
 from polyadapt.model import Model
 from polyadapt.training.alphabet import alphabet_of, refuse_letters_outside
@@ -87,7 +87,7 @@ def fit_form(model: Model, method: Method, options: Any, data: HasParts, run: Ru
         plan = TrainPlan(method.card.learning_rate, method.card.weight_decay, decides=decides, method=method.card.id)
         result = train_form(model, form, data, run, plan)
     made = make_artifact(model, method, options, run, result, parts)
-    own = {f"condition.{name}": torch.from_numpy(value) for name, value in model.conditions.items()}
+    own = {f"{CONDITION}{name}": torch.from_numpy(value) for name, value in model.conditions.items()}
     return replace(made, own={**made.own, **own}, provenance={**made.provenance, **facts})
 
 

@@ -11,8 +11,6 @@ from torch import nn
 from polyadapt.artifact import Artifact
 from polyadapt.model import Model, TaskModule
 
-OWN = "condition."
-
 
 class ConditionerModule(nn.Module):
     """Tensors of the other medium in, the input of that name out; the weights are those of `root`."""
@@ -32,8 +30,8 @@ def condition_example(model: Model, name: str, sizes: Mapping[str, int], generat
 
 
 def condition_of(artifact: Artifact) -> dict[str, list[float]]:
-    """Values that an artifact brings for such inputs, among its own tensors as `condition.{input}`: the vector of the speaker whom it was made for."""
-    return {name.removeprefix(OWN): value.flatten().tolist() for name, value in artifact.own.items() if name.startswith(OWN)}
+    """Values that an artifact brings for such inputs, as the manifest holds them."""
+    return {name: value.flatten().tolist() for name, value in artifact.conditions.items()}
 
 
 def describe_conditioners(model: Model) -> dict[str, Any]:

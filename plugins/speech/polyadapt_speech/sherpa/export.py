@@ -33,7 +33,7 @@ from polyadapt_onnx.graph import Traced, write_graph
 from polyadapt_speech.sherpa.network import SIGNATURE, PiperVoice
 from polyadapt_speech.usat.network.voice import Voice
 
-SPEAKER = "condition.speaker"
+SPEAKER = "speaker"
 TRACE = {"batch": 2, "tokens": 9}
 CHECK = ({"batch": 1, "tokens": 23}, {"batch": 3, "tokens": 4})
 SPEEDS = (1.0, 1.3)
@@ -109,9 +109,9 @@ def tokens_of(table: Path) -> str:
 def _speaker(voice: Voice, artifact: Artifact | None, reference: str) -> torch.Tensor | None:
     if not voice.config.speaker_size:
         return None
-    if artifact is None or SPEAKER not in artifact.own:
+    if artifact is None or SPEAKER not in artifact.conditions:
         raise UserError(f"{reference} speaks as the one who is named to it; give an artifact that was adapted to a speaker")
-    return artifact.own[SPEAKER].flatten()
+    return artifact.conditions[SPEAKER].flatten()
 
 
 def _write(model: Model, module: PiperVoice, artifact: Artifact | None, path: Path, seed: int) -> GateReport:

@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyadapt.data.dataset import Dataset, Example
+from polyadapt.data.trim import loud_part
 from polyadapt.errors import UserError
 from polyadapt_runtime.audio import read_audio
 from polyadapt_runtime.errors import InputError
+from polyadapt_runtime.sound import Clip
 from polyadapt_speech.usat.training.corpus import Speaker, Spoken
 from polyadapt_speech.usat.training.sentences import SENTENCES
 
@@ -104,13 +106,8 @@ def synthetic_names() -> tuple[str, ...]:
 
 def heard(raw: Any, rate_hz: int) -> NDArray[np.float32]:
     """A recording, mono, without the silence at its ends."""
-    samples = read_audio(raw, {"sample_rate_hz": rate_hz, "seconds": None, "maximum_seconds": 60.0})
-    size = rate_hz // 100
-    power = np.square(samples[: len(samples) // size * size]).reshape(-1, size).mean(1)  # (frames,)
-    loud = np.flatnonzero(power > power.max(initial=0.0) * 10.0 ** (-TRIM_DB / 10.0))
-    if not loud.size:
-        return samples
-    return samples[max(0, (loud[0] - 3) * size) : (loud[-1] + 4) * size]
+    clip = loud_part(raw if isinstance(raw, Clip) else Clip(Path(raw)), TRIM_DB)
+    return read_audio(clip, {"sample_rate_hz": rate_hz, "seconds": None, "maximum_seconds": 60.0})
 
 
 def levelled(samples: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -139,7 +136,7 @@ def _joined(speaker: Speaker, examples: list[Example], rate_hz: int, has_texts: 
     for example in examples:
         try:
             samples = heard(example.raw, rate_hz)
-        except InputError:
+        except (InputError, UserError):
             continue
         if len(samples) > MOST_S * rate_hz:
             continue

@@ -133,7 +133,7 @@ def model() -> Model:
 @pytest.fixture(scope="module")
 def bundle(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     place = tmp_path_factory.mktemp("toy") / "toy.bundle"
-    export(model, {"ann": adapted(model, 1), "bob": adapted(model, 2)}, place, "slots", {"variants": ("float16",)})
+    export(model, {"ann": adapted(model, 1), "bob": adapted(model, 2)}, place, "slots", {"variants": ("float16", "int8")})
     return Bundle(place, device="cpu")
 
 
@@ -174,7 +174,7 @@ def test_the_graph_is_gated_as_every_other(bundle: Bundle) -> None:
     assert sizes == {(1, 900), (3, 451)}
     found = bundle.selftest()
     assert found.ok and {case.output for case in found.cases} == {"waveform", "speaker"}
-    assert Bundle(bundle.path, device="cpu", variant="float16").selftest().ok
+    assert all(Bundle(bundle.path, device="cpu", variant=variant).selftest().ok for variant in ("float16", "int8"))
     session = onnxruntime.InferenceSession(bundle.path / "onnx/speaker.onnx", providers=["CPUExecutionProvider"])
     assert json.loads(session.get_modelmeta().custom_metadata_map["polyadapt.conditioners"]) == bundle.manifest.raw["conditioners"]
     assert bundle.info()["conditioners"] == {"speaker": "audio"} and bundle.info()["graphs"] == ["model"]
@@ -221,6 +221,22 @@ def test_an_artifact_brings_its_speaker_and_mixes_have_the_mean(model: Model, bu
     for folder in (bundle.save_artifact("ann", tmp_path / "saved"), ann.save(tmp_path / "core")):
         loaded = bundle.load_artifact(folder)
         assert np.array_equal(bundle(ids, loaded)["waveform"], bundle(ids, "ann")["waveform"])
+
+
+def test_a_server_has_the_conditioner_as_a_model_of_its_own(model: Model, tmp_path: Path) -> None:
+    """Its answer is the other model's input; a client finds an artifact's own beside its slots."""
+    ann, path = adapted(model, 1), recording(tmp_path / "voice.wav")
+    export(model, {"ann": ann}, tmp_path / "toy", options={"layout": "triton"})
+    repository = tmp_path / "toy"
+    sessions = {name: onnxruntime.InferenceSession(repository / name / "1/model.onnx", providers=["CPUExecutionProvider"]) for name in ("toy", "toy_speaker")}
+    samples = read_audio(path, {"sample_rate_hz": RATE_HZ})
+    [vector] = sessions["toy_speaker"].run(["speaker"], {"audio": samples[None], "lengths": np.array([len(samples)])})
+    assert np.allclose(vector[0], heard(model, path), rtol=1e-5, atol=1e-6)
+    ids = np.array([2, 7, 1])
+    [sound] = sessions["toy"].run(["waveform"], {"ids": ids[None], "speaker": vector})
+    assert np.allclose(sound[0], spoken(model, ids, vector[0]), atol=1e-5)
+    own = json.loads((repository / "toy/artifacts/ann/slots.json").read_text())["condition"]["speaker"]
+    assert np.allclose(own, ann.own["condition.speaker"].numpy(), atol=1e-7)
 
 
 def test_an_artifact_that_comes_later_brings_its_speaker_too(model: Model, tmp_path: Path) -> None:

@@ -344,9 +344,10 @@ def test_every_form_of_export(first: Artifact, added: Artifact, tmp_path: Path) 
     languages = {language: language_artifact(first, base, language) for language in "xz"} | {"new": added}
     for name, artifact in languages.items():
         languages[name] = loud(artifact)
-    slots = Bundle(export(base, languages, tmp_path / "slots.bundle", "slots").directory)
+    slots = Bundle(export(base, languages, tmp_path / "slots.bundle", "slots", {"variants": ("float16", "int8")}).directory)
     bank = Bundle(export(base, languages, tmp_path / "bank.bundle", "bank").directory)
     assert slots.selftest().ok and bank.selftest().ok
+    assert all(Bundle(slots.path, variant=variant).selftest().ok for variant in ("float16", "int8"))
     sounds = [(clip(word, seed), 16000) for seed, word in enumerate(("abef", "efef", "dabe"), 1)]
     texts = [pa.infer(base, [sound], languages[name])[0]["text"] for sound, name in zip(sounds, languages, strict=True)]
     assert [slots(sound, artifact=name) for sound, name in zip(sounds, languages, strict=True)] == texts

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from polyadapt.artifact import Artifact
+from polyadapt.artifact import Artifact, detach
 from polyadapt.edits import Edit, attachments_of
 from polyadapt.methods.base import Method
 from polyadapt.model import Model
@@ -26,6 +28,28 @@ def adapted_artifact(method: Method, model: Model, seed: int = 2) -> Artifact:
     finally:
         attachments.remove("made")
     return Artifact(method.card.id, model.base_id, model.family.card.id, model.task.kind, edits, labels=model.task.labels)
+
+
+def arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, npt.NDArray[Any]]:
+    """The same as a bundle takes them and gives them."""
+    return {name: value.numpy() for name, value in tensors.items()}
+
+
+def answers(model: Model, inputs: Mapping[str, torch.Tensor], artifact: Artifact | None = None) -> dict[str, npt.NDArray[Any]]:
+    """What torch says to some inputs, with an artifact attached for this once: outputs by name."""
+    if artifact is not None:
+        artifact.attach(model, "asked")
+    try:
+        with torch.no_grad():
+            return arrays(model.module(**inputs))
+    finally:
+        if artifact is not None:
+            detach(model, "asked")
+
+
+def is_close(found: npt.NDArray[Any], expected: npt.NDArray[Any], tolerance: float = 1e-5) -> bool:
+    """Whether two arrays are of one shape and differ by no more than a tolerance, relative to the largest value expected."""
+    return found.shape == expected.shape and float(np.abs(found - expected).max(initial=0.0)) <= tolerance * float(np.abs(expected).max(initial=0.0))
 
 
 def check_export(methods: Sequence[Method], model: Model, directory: Path) -> Any:

@@ -22,6 +22,7 @@ from polyadapt.families.card import ExportRecipe, FamilyCard, Op
 from polyadapt.families.conditioner import Conditioner
 from polyadapt.model import Model, build_model
 from polyadapt.signature import Signature, Task, TensorSpec
+from polyadapt.testing.exporting import answers
 from polyadapt_onnx import export
 from polyadapt_onnx.into import add_artifacts
 from polyadapt_runtime import Bundle, Processor
@@ -155,16 +156,7 @@ def heard(model: Model, path: Path) -> np.ndarray:
 
 
 def spoken(model: Model, ids: np.ndarray, speaker: np.ndarray, artifact: Artifact | None = None) -> np.ndarray:
-    from polyadapt.artifact import detach
-
-    if artifact is not None:
-        artifact.attach(model, "spoken").eval()
-    try:
-        with torch.no_grad():
-            return model.module(ids=torch.from_numpy(ids)[None], speaker=torch.from_numpy(speaker)[None])["waveform"][0].numpy()
-    finally:
-        if artifact is not None:
-            detach(model, "spoken")
+    return answers(model, {"ids": torch.from_numpy(ids)[None], "speaker": torch.from_numpy(speaker)[None]}, artifact)["waveform"][0]
 
 
 def test_the_graph_is_gated_as_every_other(bundle: Bundle) -> None:

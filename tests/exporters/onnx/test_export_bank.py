@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 import torch
 
-from polyadapt.artifact import Artifact, detach
+from polyadapt.artifact import Artifact
 from polyadapt.edits import Edit, slots_of, stacked_edits
 from polyadapt.errors import ExportError, UserError
 from polyadapt.families.bert.card import CARD as BERT
@@ -27,7 +27,7 @@ from polyadapt.methods.base import load_method
 from polyadapt.model import Model
 from polyadapt.sources.processors import make_processor
 from polyadapt.testing.conformance import example_of, tiny_model
-from polyadapt.testing.exporting import adapted_artifact
+from polyadapt.testing.exporting import adapted_artifact, answers, arrays, is_close
 from polyadapt_onnx.exporter import export
 from polyadapt_onnx.forms.bank_proof import BankProof
 from polyadapt_onnx.gate import GateReport
@@ -39,25 +39,6 @@ LABELS = {"birds": ("owl", "robin", "wren"), "tools": ("axe", "file", "plane", "
 
 def artifact_of(model: Model, method: str) -> Artifact:
     return adapted_artifact(load_method(METHODS[method]), model)
-
-
-def arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    return {name: value.numpy() for name, value in tensors.items()}
-
-
-def alone(model: Model, inputs: Mapping[str, torch.Tensor], artifact: Artifact | None) -> dict[str, np.ndarray]:
-    """torch with one artifact attached as always."""
-    if artifact is not None:
-        artifact.attach(model)
-    with torch.no_grad():
-        found = {name: value.numpy() for name, value in model.module(**inputs).items()}
-    if artifact is not None:
-        detach(model)
-    return found
-
-
-def close(found: np.ndarray, expected: np.ndarray, tolerance: float = 1e-5) -> bool:
-    return found.shape == expected.shape and float(np.abs(found - expected).max()) <= tolerance * float(np.abs(expected).max())
 
 
 class Banked:
@@ -75,9 +56,9 @@ class Banked:
         inputs = example_of(self.model, seed=seed, sizes={"batch": len(names)})
         found = self.bundle.run(arrays(inputs), artifact=names)
         for row, name in enumerate(names):
-            expected = alone(self.model, inputs, self.artifacts.get(name or ""))
+            expected = answers(self.model, inputs, self.artifacts.get(name or ""))
             classes = expected["logits"].shape[1]
-            assert close(found["features"][row], expected["features"][row]) and close(found["logits"][row, :classes], expected["logits"][row])
+            assert is_close(found["features"][row], expected["features"][row]) and is_close(found["logits"][row, :classes], expected["logits"][row])
             assert (found["logits"][row, classes:] == -np.inf).all()
         return found
 
@@ -100,7 +81,7 @@ def test_names_in_another_order_give_answers_in_another_order(banked: Banked) ->
     order = (2, 0, 3, 1)
     found = banked.bundle.run({"image": picture}, artifact=names)["features"]
     moved = banked.bundle.run({"image": picture}, artifact=[names[index] for index in order])["features"]
-    assert close(moved, found[list(order)], 1e-6) and len({row.tobytes() for row in found}) == 4
+    assert is_close(moved, found[list(order)], 1e-6) and len({row.tobytes() for row in found}) == 4
 
 
 def test_a_row_does_not_see_the_artifacts_of_others(banked: Banked) -> None:
@@ -131,7 +112,7 @@ def test_another_bank_is_fed(banked: Banked) -> None:
     inputs = example_of(banked.model, seed=25, sizes={"batch": 3})
     found = banked.bundle.run({**arrays(inputs), **bank, "artifact_id": np.array([5, 0, 2])})
     for row, artifact in enumerate((others[4], None, others[1])):
-        assert close(found["features"][row], alone(banked.model, inputs, artifact)["features"][row])
+        assert is_close(found["features"][row], answers(banked.model, inputs, artifact)["features"][row])
 
 
 def _widened(edit: Edit, seed: int) -> Edit:
@@ -160,7 +141,7 @@ def test_lists_keep_their_names_when_they_are_cut_into_batches(tmp_path: Path) -
     expected = bundle.run(feeds, artifact=names)["action"]
     for batch_size in (2, 32):
         answers = bundle(raws, artifact=names, batch_size=batch_size)
-        assert close(np.stack([answer["action"] for answer in answers]), expected, 1e-6)
+        assert is_close(np.stack([answer["action"] for answer in answers]), expected, 1e-6)
 
 
 def test_errors_name_what_is_wrong(banked: Banked, tmp_path: Path) -> None:
@@ -224,11 +205,11 @@ def test_prompts_of_different_lengths_beside_a_prefix(card: FamilyCard, options:
     names = ("long", None, "prefix", "short")
     found = bundle.run(arrays(inputs), artifact=names)["features"]
     for row, name in enumerate(names):
-        assert close(found[row], alone(model, inputs, artifacts.get(name or ""))["features"][row]), name
+        assert is_close(found[row], answers(model, inputs, artifacts.get(name or ""))["features"][row]), name
     assert len({row.tobytes() for row in found}) == 4
     keys = list(dict.fromkeys((edit.site, edit.kind, edit.variant) for artifact in artifacts.values() for edit in artifact.edits))
     nothing = arrays(slots_of(stacked_edits(model.ports, keys, [()] * 4)))  # another bank, in which no row has any prompt
-    assert close(bundle.run({**arrays(inputs), **nothing, "artifact_id": np.arange(4)})["features"], alone(model, inputs, None)["features"])
+    assert is_close(bundle.run({**arrays(inputs), **nothing, "artifact_id": np.arange(4)})["features"], answers(model, inputs, None)["features"])
 
 
 def test_an_artifact_that_does_nothing_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -275,8 +256,8 @@ def test_rows_of_images_may_differ_beside_texts_that_are_shared(tmp_path: Path) 
     inputs = example_of(model, seed=29, sizes={"batch": 2, "texts": 3, "tokens": 5})
     found = bundle.run(arrays(inputs), artifact=["prefix", "lora"])
     for row, name in enumerate(("prefix", "lora")):
-        expected = alone(model, inputs, artifacts[name])
-        assert close(found["logits"][row], expected["logits"][row]) and close(found["text_features"], expected["text_features"])
+        expected = answers(model, inputs, artifacts[name])
+        assert is_close(found["logits"][row], expected["logits"][row]) and is_close(found["text_features"], expected["text_features"])
 
 
 @pytest.mark.slow

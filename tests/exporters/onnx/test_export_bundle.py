@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from polyadapt.host import Host
 from polyadapt.methods.base import load_method
 from polyadapt.model import Model
 from polyadapt.testing.conformance import example_of, tiny_model
-from polyadapt.testing.exporting import adapted_artifact
+from polyadapt.testing.exporting import adapted_artifact, answers, arrays, is_close
 from polyadapt_onnx.exporter import export
 from polyadapt_runtime import Bundle
 
@@ -36,24 +35,6 @@ LABELS = {"birds": ("owl", "robin", "wren"), "tools": ("axe", "file", "plane", "
 
 def artifact_of(model: Model, method: str) -> Artifact:
     return adapted_artifact(load_method(METHODS[method]), model)
-
-
-def arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    return {name: value.numpy() for name, value in tensors.items()}
-
-
-def torch_answers(model: Model, inputs: Mapping[str, torch.Tensor], artifact: Artifact | None = None) -> dict[str, np.ndarray]:
-    if artifact is not None:
-        artifact.attach(model)
-    with torch.no_grad():
-        found = {name: value.numpy() for name, value in model.module(**inputs).items()}
-    if artifact is not None:
-        detach(model)
-    return found
-
-
-def close(found: np.ndarray, expected: np.ndarray, tolerance: float = 1e-5) -> bool:
-    return found.shape == expected.shape and float(np.abs(found - expected).max()) <= tolerance * float(np.abs(expected).max())
 
 
 class Swapped:
@@ -76,13 +57,13 @@ def swapped(tmp_path_factory: pytest.TempPathFactory) -> Swapped:
 def test_two_artifacts_of_different_methods_and_classes(swapped: Swapped) -> None:
     """Each answers as torch with that artifact attached, at another batch size than any that was traced or checked."""
     inputs = example_of(swapped.model, seed=11, sizes={"batch": 4})
-    answers = {}
+    found = {}
     for name in (None, *swapped.artifacts):
-        answers[name] = swapped.bundle.run(arrays(inputs), artifact=name)
-        expected = torch_answers(swapped.model, inputs, swapped.artifacts.get(name or ""))
-        assert all(close(answers[name][output], expected[output]) for output in expected)
-    assert [answers[name]["logits"].shape for name in answers] == [(4, 3), (4, 3), (4, 5)]  # the tiny base has three classes of its own
-    assert float(np.abs(answers["birds"]["features"] - answers["tools"]["features"]).max()) > 1e-3
+        found[name] = swapped.bundle.run(arrays(inputs), artifact=name)
+        expected = answers(swapped.model, inputs, swapped.artifacts.get(name or ""))
+        assert all(is_close(found[name][output], expected[output]) for output in expected)
+    assert [found[name]["logits"].shape for name in found] == [(4, 3), (4, 3), (4, 5)]  # the tiny base has three classes of its own
+    assert float(np.abs(found["birds"]["features"] - found["tools"]["features"]).max()) > 1e-3
 
 
 def test_swapping_repeats_bit_for_bit(swapped: Swapped) -> None:
@@ -132,14 +113,14 @@ def test_slots_that_no_artifact_uses_work(swapped: Swapped) -> None:
     later = Artifact("prefix", swapped.model.base_id, "vit", "classification", (Edit("block.0.attn", "keys", {name: torch.randn(2, 6, 16, generator=generator) for name in "kv"}),))
     inputs = example_of(swapped.model, seed=13)
     found = swapped.bundle.run({**arrays(inputs), **arrays(later.slots)})
-    assert close(found["features"], torch_answers(swapped.model, inputs, later)["features"])
+    assert is_close(found["features"], answers(swapped.model, inputs, later)["features"])
 
 
 def test_the_folder_of_an_artifact_that_comes_later_is_taken(swapped: Swapped, tmp_path: Path) -> None:
     other = replace(artifact_of(swapped.model.with_labels(("x", "y")), "lora"), labels=("x", "y"))
     export_name = swapped.bundle.load_artifact(other.save(tmp_path / "other"), "other")
     inputs = example_of(swapped.model, seed=14)
-    assert close(swapped.bundle.run(arrays(inputs), artifact=export_name)["logits"], torch_answers(swapped.model, inputs, other)["logits"])
+    assert is_close(swapped.bundle.run(arrays(inputs), artifact=export_name)["logits"], answers(swapped.model, inputs, other)["logits"])
 
 
 def test_no_path_of_this_machine_stands_in_a_bundle(swapped: Swapped) -> None:
@@ -195,7 +176,7 @@ def test_a_folded_artifact_adds_no_operation(tmp_path: Path) -> None:
         if not stays:
             assert operations(made.directory) == plain
         bundle = Bundle(made.directory)
-        assert close(bundle.run(arrays(inputs))["action"], torch_answers(model, inputs, artifact)["action"]) and bundle.selftest().ok
+        assert is_close(bundle.run(arrays(inputs))["action"], answers(model, inputs, artifact)["action"]) and bundle.selftest().ok
         assert not onnxruntime.InferenceSession(made.directory / "onnx" / "model.onnx", providers=["CPUExecutionProvider"]).get_overridable_initializers()
 
 
@@ -246,9 +227,9 @@ def test_padding_on_the_left_changes_nothing_in_a_causal_bundle(writing: Writing
     for name in (None, "lora", "prefix"):
         padded = writing.bundle.run({"input_ids": ids, "attention_mask": mask, **past}, artifact=name)["logits"][0, 2:]
         alone = writing.bundle.run({"input_ids": ids[:, 2:], "attention_mask": mask[:, 2:], **past}, artifact=name)["logits"][0]
-        assert close(padded, alone), name
-    whole = torch_answers(writing.model, {"input_ids": torch.tensor(ids[:, 2:]), "attention_mask": torch.tensor(mask[:, 2:])}, writing.artifacts["prefix"])
-    assert close(alone, whole["logits"][0])
+        assert is_close(padded, alone), name
+    whole = answers(writing.model, {"input_ids": torch.tensor(ids[:, 2:]), "attention_mask": torch.tensor(mask[:, 2:])}, writing.artifacts["prefix"])
+    assert is_close(alone, whole["logits"][0])
 
 
 def test_the_size_of_pictures_is_the_graphs(tmp_path: Path) -> None:
@@ -261,15 +242,15 @@ def test_the_size_of_pictures_is_the_graphs(tmp_path: Path) -> None:
     assert manifest["preprocess"]["size_px"] == [40, 40]
     picture = np.random.default_rng(0).integers(0, 256, (57, 80, 3), np.uint8)
     tensors = {name: torch.from_numpy(value)[None] for name, value in model.processor(picture).items()}
-    expected = torch_answers(model, tensors)
+    expected = answers(model, tensors)
     raw = Bundle(made.directory).run({name: value.numpy() for name, value in tensors.items()})
-    assert all(close(raw[name], value) for name, value in expected.items())
+    assert all(is_close(raw[name], value) for name, value in expected.items())
 
 
 def test_exporting_leaves_the_model_alone(swapped: Swapped) -> None:
     assert not hasattr(swapped.model.module, "polyadapt")
     fresh = tiny_model(VIT, "classification")
     inputs = example_of(fresh)
-    assert all(np.array_equal(value, torch_answers(swapped.model, inputs)[name]) for name, value in torch_answers(fresh, inputs).items())
+    assert all(np.array_equal(value, answers(swapped.model, inputs)[name]) for name, value in answers(fresh, inputs).items())
     attachments = attachments_of(swapped.model.module, swapped.model.ports, swapped.model.backbone)
     assert attachments.names == ()

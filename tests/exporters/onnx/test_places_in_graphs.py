@@ -16,6 +16,7 @@ from polyadapt.methods.bottleneck.card import CARD as BOTTLENECK
 from polyadapt.methods.prompt.card import CARD as PROMPT
 from polyadapt.model import Model
 from polyadapt.testing.conformance import example_of, non_degenerate, tiny_model
+from polyadapt.testing.exporting import answers, arrays, is_close
 from polyadapt_onnx import export
 from polyadapt_runtime import ArtifactError, Bundle
 
@@ -36,14 +37,8 @@ def artifact_of(model: Model, card: Any, seed: int = 2, **options: Any) -> Artif
 def check_answers(model: Model, artifacts: dict[str, Artifact], bundle: Bundle) -> None:
     """What the runtime answers for inputs of its own is what torch does."""
     inputs = example_of(model, seed=9)
-    feeds = {name: value.numpy() for name, value in inputs.items()}
     for name, artifact in artifacts.items():
-        attachments = artifact.attach(model)
-        with torch.no_grad():
-            expected = model.module(**inputs)["features"]
-        attachments.remove_all()
-        found = torch.from_numpy(bundle.run(feeds, name)["features"])
-        assert (found - expected).abs().max() <= 1e-5 * expected.abs().max(), name
+        assert is_close(bundle.run(arrays(inputs), name)["features"], answers(model, inputs, artifact)["features"]), name
 
 
 @pytest.mark.parametrize("card", [AST, VIT], ids=lambda card: card.id)

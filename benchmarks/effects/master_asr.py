@@ -52,7 +52,7 @@ LAYERS = 6  # of the encoder
 HEAD, ROWS, FULL = "head only", "rows + head", "full tuning"
 EPOCHS = 40
 HOST = Host()
-COMMON = {"batch_size": 16, "frozen_prefix": "cache", "early_stopping": 5}
+COMMON = {"batch_size": 16, "early_stopping": 5}
 
 
 @dataclass(frozen=True)

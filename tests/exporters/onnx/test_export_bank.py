@@ -140,8 +140,8 @@ def test_lists_keep_their_names_when_they_are_cut_into_batches(tmp_path: Path) -
     raws = [{name: value[row] for name, value in feeds.items()} for row in range(5)]
     expected = bundle.run(feeds, artifact=names)["action"]
     for batch_size in (2, 32):
-        answers = bundle(raws, artifact=names, batch_size=batch_size)
-        assert is_close(np.stack([answer["action"] for answer in answers]), expected, 1e-6)
+        said = bundle(raws, artifact=names, batch_size=batch_size)
+        assert is_close(np.stack([answer["action"] for answer in said]), expected, 1e-6)
 
 
 def test_errors_name_what_is_wrong(banked: Banked, tmp_path: Path) -> None:

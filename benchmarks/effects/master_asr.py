@@ -97,7 +97,7 @@ def arms_of(layers: int) -> tuple[Arm, ...]:
         Arm("LoRA q, v + head", "lora", (3e-4, 1e-3, 3e-3), {"sites": [f"{block}.attn.[qv]" for block in blocks]}),
         Arm("mask tuning + head", "master-asr", (1e-3, 3e-3, 1e-2), {"specialists": 1, "adapt_layers": layers}),
         Arm(f"{FULL} + head", "full", (1e-4, 3e-4, 1e-3), {"sites": [f"{block}.*" for block in blocks]}),
-        Arm(f"{FULL} from the trained head", "full", (3e-5, 1e-4, 3e-4), {"sites": [f"{block}.*" for block in blocks]}, has_head=True),
+        Arm(f"{FULL} from the trained head", "full", (3e-5, 1e-4, 3e-4, 1e-3), {"sites": [f"{block}.*" for block in blocks]}, has_head=True),
     )
 
 

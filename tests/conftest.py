@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import signal
 import tempfile
 import threading
@@ -38,7 +39,11 @@ for _switch in ("POLYADAPT_PLUGINS", "POLYADAPT_STRICT", "POLYADAPT_TRACE"):
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test whose weights are not in the cache, and say which command gets them."""
+    """Skip a test whose weights or programs are not here, and say which command gets them."""
+    for marker in item.iter_markers("program"):
+        [program] = marker.args
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed; run: apt-get install {marker.kwargs.get('package', program)}")
     for marker in item.iter_markers("weights"):
         if not marker.args:
             raise pytest.UsageError(f"{item.nodeid}: the marker `weights` must name what the test needs, such as weights('polyadapt:minilm')")

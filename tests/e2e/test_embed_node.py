@@ -21,7 +21,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 NODE = shutil.which("node")
 
 pytestmark = [
-    pytest.mark.skipif(NODE is None, reason="there is no node; run: apt-get install nodejs"),
+    pytest.mark.program("node", package="nodejs"),
     pytest.mark.skipif(not (EXAMPLES / "node" / "node_modules" / "onnxruntime-node").is_dir(), reason="onnxruntime-node is not installed; run: make web"),
 ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import wave
 from dataclasses import replace
@@ -63,8 +62,6 @@ def test_64_tokens_of_smollm2_with_a_lora(tmp_path: Path) -> None:
 
 def spoken(path: Path) -> np.ndarray:
     """A sentence as float32 samples at 16 kHz, spoken by espeak-ng."""
-    if shutil.which("espeak-ng") is None:
-        pytest.skip("espeak-ng is not installed; run: apt-get install espeak-ng")
     subprocess.run(["espeak-ng", "-v", "en-us", "-s", "140", "-w", str(path), SENTENCE], check=True, timeout=60)
     with wave.open(str(path)) as file:
         assert file.getsampwidth() == 2 and file.getnchannels() == 1
@@ -72,6 +69,7 @@ def spoken(path: Path) -> np.ndarray:
 
 
 @pytest.mark.slow
+@pytest.mark.program("espeak-ng")
 @pytest.mark.weights("polyadapt:whisper-tiny.en")
 def test_a_recording_is_transcribed_as_transformers_does(tmp_path: Path) -> None:
     """`generate` of transformers on its own 30 s spectrogram, and the bundle on the samples of the file."""

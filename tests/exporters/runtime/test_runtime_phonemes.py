@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ from polyadapt_runtime.preprocess import Processor
 
 TABLE = {symbol: [number] for number, symbol in enumerate("_^$ abdefhijklmnopstuvwxyz,.?ˈˌːəɪɛæɑɔʊʌθðŋʃʒɹɡɚɜɐ\u0327")}
 SPEC: dict[str, Any] = {"kind": "phonemes", "symbols": "phonemes", "language": "en-us", "pad_id": 0, "inputs": {"ids": "input_ids", "mask": "attention_mask"}}
-
-needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed; run: apt-get install espeak-ng")
 
 
 @pytest.fixture
@@ -132,7 +129,7 @@ def test_long_texts_are_refused_and_not_cut(table: Path, monkeypatch: pytest.Mon
     assert len(made(table, maximum_tokens=13)("abdef")["input_ids"]) == 13
 
 
-@needs_espeak
+@pytest.mark.program("espeak-ng")
 def test_espeak_speaks_clause_by_clause(table: Path) -> None:
     reader = phonemes.PhonemeReader(SPEC, table)
     assert reader.phonemes("The dog, a fox. Is it so?") == "ðə dˈɑːɡ, ɐ fˈɑːks. ɪz ɪt sˈoʊ?"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ TEXT = "She sells fresh bread, butter and cheese every morning."
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.weights("polyadapt:joe"),
-    pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed; run: apt-get install espeak-ng"),
+    pytest.mark.program("espeak-ng"),
 ]
 
 

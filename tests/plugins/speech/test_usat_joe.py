@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 
 import numpy as np
 import onnxruntime
@@ -20,7 +19,7 @@ SENTENCES = ("The boat sails across the bay.", "Is this the way to the station, 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.weights("polyadapt:joe"),
-    pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed; run: apt-get install espeak-ng"),
+    pytest.mark.program("espeak-ng"),
 ]
 
 

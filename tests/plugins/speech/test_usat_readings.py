@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,6 @@ from polyadapt_speech.usat.voices.folder import save_voice
 RATE_HZ = 500  # a second is 62 frames of the tiny voice
 SYMBOLS = {symbol: [number] for number, symbol in enumerate("_^$ abcdefghijklmnopqrstuvwxyz,.?!ˈˌːəɪɛæɑɔʊʌθðŋʃʒɹɡɚɜɐ")}
 SETTINGS = {"audio": {"sample_rate": RATE_HZ}, "espeak": {"voice": "en-us"}, "phoneme_id_map": SYMBOLS}
-needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed; run: apt-get install espeak-ng")
 
 
 @pytest.fixture(scope="module")
@@ -156,13 +154,13 @@ def test_an_interrupted_adaptation_goes_on_as_if_nothing_had_happened(model: Mod
         assert all(torch.equal(value, right.tensors[name]) for name, value in left.tensors.items()), left.key
 
 
-@needs_espeak
+@pytest.mark.program("espeak-ng")
 def test_texts_are_spoken_in_their_language(model: Model) -> None:
     said = {language: text_inputs(model, Example("x", np.zeros(1), None, "ten", {"language": language}))["input_ids"].tolist() for language in ("en-us", "de", "")}
     assert said["en-us"] == said[""] != said["de"]
 
 
-@needs_espeak
+@pytest.mark.program("espeak-ng")
 def test_letters_outside_the_voice_are_listed_with_counts(model: Model) -> None:
     rows = [Example(f"row {number}", example.raw, None, "рис", {"language": "ru"}, f"a.jsonl:{number + 1}") for number, example in enumerate(readings(3))]
     with pytest.raises(UserError, match=r"a\.jsonl:1: 3 of 3 texts cannot be spoken: .*'ʲ' \(1 times\).* \(3 rows\)") as caught:

@@ -37,7 +37,6 @@ from polyadapt_speech.usat.voices.folder import read_voice, save_voice
 RATE_HZ = 22050
 SYMBOLS = {symbol: [number] for number, symbol in enumerate("_^$ abcdefghijklmnopqrstuvwxyz,.?!ˈˌːəɪɛæɑɔʊʌθðŋʃʒɹɡɚɜɐ")}
 SETTINGS = {"audio": {"sample_rate": RATE_HZ}, "espeak": {"voice": "en-us"}, "phoneme_id_map": SYMBOLS}
-needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed; run: apt-get install espeak-ng")
 
 
 def tone(pitch_hz: float, seconds: float, seed: int) -> np.ndarray:
@@ -107,7 +106,7 @@ def test_clips_are_brought_to_one_loudness() -> None:
     assert not levelled(np.zeros(9, np.float32)).any()
 
 
-@needs_espeak
+@pytest.mark.program("espeak-ng")
 def test_held_out_speakers_are_kept_apart(start: Model, tmp_path: Path) -> None:
     """Texts of one speaker with a letter that the voice lacks have no ids, and are counted."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -214,7 +213,7 @@ def test_a_piper_reference_loads_as_a_model(piper_file: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed; run: apt-get install espeak-ng")
+@pytest.mark.program("espeak-ng")
 def test_a_bundle_of_a_piper_voice_takes_text(piper_file: Path, tmp_path: Path) -> None:
     """The table of phonemes goes with the bundle; what it says is what torch says."""
     model, text = voices_host().load(f"piper:{piper_file}"), "A dog. Is it so?"

@@ -21,7 +21,7 @@ from polyadapt_speech.usat.training.corpus import HEAD, HELD_OUT
 from polyadapt_speech.usat.training.corpus import read_corpus as read_prepared
 
 ADAPT, TEST, JOE = "adapt.jsonl", "test.jsonl", "joe"
-BATCH_SIZE = 16
+BATCH_SIZE = 8
 
 
 @dataclass(frozen=True)

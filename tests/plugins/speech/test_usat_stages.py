@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from polyadapt import builtin
+from polyadapt.data.dataset import Dataset, Example
 from polyadapt.errors import UserError
 from polyadapt.host import Host
 from polyadapt.model import Model
@@ -25,10 +26,10 @@ from polyadapt_speech.usat.network.voice import Voice
 from polyadapt_speech.usat.network.wave_discriminators import WaveDiscriminators
 from polyadapt_speech.usat.spectrogram import Spectrogram
 from polyadapt_speech.usat.training.commands import _minutes
-from polyadapt_speech.usat.training.corpus import Corpus, Speaker, Spoken, read_corpus, write_corpus
+from polyadapt_speech.usat.training.corpus import Corpus, Speaker, Spoken, read_corpus, write_corpus, write_sound
 from polyadapt_speech.usat.training.prepare import prepare
 from polyadapt_speech.usat.training.segments import Segments, drawn, parts
-from polyadapt_speech.usat.training.sources import LOUDNESS, Source, levelled
+from polyadapt_speech.usat.training.sources import LOUDNESS, Collection, Source, levelled, speakers_of
 from polyadapt_speech.usat.training.stage import Limits, balanced
 from polyadapt_speech.usat.training.train import Request, Trainer
 from polyadapt_speech.usat.training.wave_losses import MelDistance, adversarial_losses, spectral_distance
@@ -55,10 +56,13 @@ def clips_of(name: str, pitch_hz: float, count: int) -> list[Spoken]:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
+    return written(tmp_path_factory.mktemp("corpus"), [*clips_of("low", 110, 4), *clips_of("high", 260, 4)])
+
+
+def written(folder: Path, clips: list[Spoken]) -> Path:
     speakers = [Speaker(name, "en-us", "made here", "none") for name in ("low", "high")]
     sentences = [np.random.default_rng(number).integers(0, TINY.vocab_size, 30).tolist() for number in range(6)]
-    write_corpus(folder, RATE_HZ, speakers, [*clips_of("low", 110, 4), *clips_of("high", 260, 4)], sentences)
+    write_corpus(folder, RATE_HZ, speakers, clips, sentences)
     return folder
 
 
@@ -104,6 +108,21 @@ def test_clips_are_brought_to_one_loudness() -> None:
     for factor in (0.01, 3.0):
         assert np.sqrt(np.square(levelled(factor * tone(150, 0.2, 0))).mean()) == pytest.approx(LOUDNESS, rel=1e-3)
     assert not levelled(np.zeros(9, np.float32)).any()
+
+
+def test_letters_are_joined_with_what_is_said(tmp_path: Path) -> None:
+    """Not in capitals, which would be spelled; a text that is missing leaves the whole clip without one."""
+    examples = []
+    for number, (seconds, text, language) in enumerate([(0.4, "A", "pt_BR"), (0.5, "CASA", "pt_BR"), (0.9, "A hen", "da"), (0.4, "B", "fr"), (0.4, None, "fr")]):
+        path = tmp_path / f"{number}.flac"
+        write_sound(path, tone(150, seconds, number), RATE_HZ)
+        examples.append(Example(str(number), path, text=text, extra={"language": language}))
+    data = Dataset("data:letters", examples, "audio", licence="none")
+    sources = [*speakers_of(Collection("letters", "data:letters", {}, 60.0), data, RATE_HZ)]
+    assert [source.speaker.language for source in sources] == ["pt-br", "da", "fr"]
+    clips = {source.speaker.name: [*source.clips] for source in sources}
+    assert {name: [clip.text for clip in of] for name, of in clips.items()} == {"letters-pt_BR": ["a, casa"], "letters-da": ["A hen"], "letters-fr": [""]}
+    assert len(clips["letters-pt_BR"][0].samples) == pytest.approx(0.9 * RATE_HZ, rel=0.05)
 
 
 @pytest.mark.program("espeak-ng")
@@ -226,6 +245,22 @@ def test_stages_move_their_own_parts_and_are_kept(start: Model, corpus: Path, tm
     assert sum("there already" in line for line in said) == 4
     with pytest.raises(UserError, match="said = 300, now it is 200"):
         Trainer(start, read_corpus(corpus), request(folder, said=200)).run()
+
+
+def test_other_texts_leave_what_hears_recordings_alone(start: Model, corpus: Path, tmp_path: Path) -> None:
+    """Stages A and B are those of the recordings, stage C is of the texts too."""
+    folder, said = tmp_path / "voice", list[str]()
+    Trainer(start, read_corpus(corpus), request(folder)).run()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "sounds").mkdir()
+    clips = [*clips_of("low", 110, 4), *clips_of("high", 260, 4)]
+    texts = read_corpus(written(tmp_path / "texts", [replace(clip, ids=clip.ids[::-1]) for clip in clips]))
+    with pytest.raises(UserError, match="stage-timbre was made with corpus"):
+        Trainer(start, texts, request(folder), say=said.append).run()
+    assert sum("there already" in line for line in said) == 3
+    sounds = read_corpus(written(tmp_path / "sounds", [replace(clip, samples=clip.samples[::-1]) for clip in clips]))
+    with pytest.raises(UserError, match="stage-posterior was made with recordings"):
+        Trainer(start, sounds, request(folder)).run()
 
 
 def trained_posterior(start: Model, corpus: Corpus, folder: Path, steps: int, cut_at: int = 0) -> dict[str, torch.Tensor]:

@@ -7,6 +7,7 @@ speakers are in folders of their own below `held-out`, as recordings with manife
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,7 +59,8 @@ class Corpus:
         samples: all clips, int16 [samples]; clip i is `offsets[i]` to `offsets[i + 1]`.
         ids: of each clip, empty where there are none.
         sentences: ids of sentences without a recording.
-        digest: sha256 over the files.
+        digest: sha256 over everything.
+        recordings: sha256 over everything but the texts of clips.
     """
 
     sample_rate_hz: int
@@ -70,6 +72,7 @@ class Corpus:
     ids: tuple[torch.Tensor, ...]
     sentences: tuple[torch.Tensor, ...]
     digest: str
+    recordings: str
 
     def clip(self, row: int) -> torch.Tensor:
         """One clip, float32 [samples]."""
@@ -131,6 +134,7 @@ def read_corpus(folder: Path) -> Corpus:
             ids=_pieces(tensors, "ids"),
             sentences=_pieces(tensors, "sentences"),
             digest=sha256_file(folder / HEAD),
+            recordings=_digest(head["files"][SAMPLES], tensors),
         )
     except (FileNotFoundError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder} is no whole corpus ({type(error).__name__}: {error}); prepare it again") from error
@@ -145,3 +149,11 @@ def write_sound(path: Path, samples: NDArray[np.float32], rate_hz: int) -> None:
 def _pieces(tensors: dict[str, torch.Tensor], name: str) -> tuple[torch.Tensor, ...]:
     values, ends = tensors[f"{name}.values"].long(), tensors[f"{name}.ends"].tolist()
     return tuple(values[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)) if ends else ()
+
+
+def _digest(samples: str, tensors: dict[str, torch.Tensor]) -> str:
+    """Of the samples' own digest, and of what says whose they are and what the start voice will say."""
+    made = hashlib.sha256(samples.encode())
+    for name in ("offsets", "speaker", "sentences.values", "sentences.ends"):
+        made.update(tensors[name].numpy().tobytes())
+    return made.hexdigest()

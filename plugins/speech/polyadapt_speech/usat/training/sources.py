@@ -37,7 +37,7 @@ class Collection:
 
     Attributes:
         seconds: of each speaker.
-        texts: whether the texts are what is said in full; letters are not.
+        texts: whether the texts are what is said; those of Asterisk's other languages are English.
     """
 
     name: str
@@ -51,7 +51,7 @@ COLLECTIONS = (
     Collection("tux-paint", "data:tux-paint-captions", {"language": "be,bg,ca,da,el,es,fr,ro,ru", "minimum": 1}, 60.0),
     Collection("asterisk-en", "data:asterisk-prompts", {"language": "en"}, 90.0),
     Collection("asterisk", "data:asterisk-prompts", {"language": "fr,it,ru"}, 40.0, texts=False),
-    Collection("klettres", "data:klettres", {"part": "all", "minimum": 1}, 15.0, texts=False),
+    Collection("klettres", "data:klettres", {"part": "all", "minimum": 1}, 15.0),
 )
 ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp")
 VARIANTS = ("m1", "m3", "m7", "f1", "f2", "f4", "Andrea", "Denis", "Hugo", "steph", "klatt2", "belinda", "Mike")
@@ -79,7 +79,7 @@ def speakers_of(collection: Collection, data: Dataset, rate_hz: int) -> Iterator
         rows.setdefault(str(example.extra.get("language") or collection.name), []).append(example)
     for language, examples in rows.items():
         name = collection.name if collection.name.endswith(f"-{language}") else f"{collection.name}-{language}"
-        speaker = Speaker(name, language, collection.uri, data.licence)
+        speaker = Speaker(name, language.replace("_", "-").lower(), collection.uri, data.licence)  # as espeak-ng writes en-gb
         yield Source(speaker, collection.seconds, _joined(speaker, _spread(examples), rate_hz, collection.texts))
 
 
@@ -131,8 +131,8 @@ def _said(command: tuple[str, ...], speaker: Speaker, start: int, rate_hz: int) 
 
 
 def _joined(speaker: Speaker, examples: list[Example], rate_hz: int, has_texts: bool) -> Iterator[Spoken]:
-    """Recordings of a collection. Short ones are joined until they last `LEAST_S`, and then have no text; long ones and broken ones are left out."""
-    waiting: list[NDArray[np.float32]] = []
+    """Recordings of a collection, with what is said. Short ones, such as letters, are joined until they last `LEAST_S`; long ones and broken ones are left out."""
+    waiting: list[tuple[NDArray[np.float32], str]] = []
     for example in examples:
         try:
             samples = heard(example.raw, rate_hz)
@@ -140,11 +140,17 @@ def _joined(speaker: Speaker, examples: list[Example], rate_hz: int, has_texts: 
             continue
         if len(samples) > MOST_S * rate_hz:
             continue
-        waiting.append(samples)
-        if sum(map(len, waiting)) >= LEAST_S * rate_hz:
-            text = example.text if has_texts and len(waiting) == 1 else None
-            yield Spoken(f"{speaker.name}/{example.id}", speaker.name, text or "", levelled(np.concatenate(waiting)))
+        waiting.append((samples, example.text or ""))
+        if sum(len(part) for part, _ in waiting) >= LEAST_S * rate_hz:
+            texts = [text for _, text in waiting]
+            text = _together(texts) if has_texts and all(texts) else ""
+            yield Spoken(f"{speaker.name}/{example.id}", speaker.name, text, levelled(np.concatenate([part for part, _ in waiting])))
             waiting = []
+
+
+def _together(texts: list[str]) -> str:
+    """Texts one after another. What stands in capitals, as letters and syllables do, would be spelled letter by letter."""
+    return ", ".join(text.lower() if text.isupper() else text for text in texts)
 
 
 def _spread(examples: list[Example]) -> list[Example]:

@@ -36,7 +36,7 @@ from polyadapt_speech.usat.voices.folder import publish, read_voice, save_voice
 FRESH = ("posterior encoder", "speaker encoder", "memory", "posterior of durations with the first spline of their flow", "discriminators of all kinds")
 ADVERSARIAL_SHARE = 1 / 3  # of stage B
 OWN_CLIPS = 60  # of the start voice among the speakers of stage C
-STEPS = {"A": 1500, "B": 8000, "C": 1500}
+STEPS = {"A": 1500, "B": 8000, "C": 4000}
 FOLDERS = {"A": ("posterior",), "B": ("autoencoder", "adversarial"), "C": ("timbre",)}
 
 
@@ -91,7 +91,9 @@ class Trainer:
             )
         self._start, self._corpus, self._request, self._emit, self._say = start, corpus, request, emit, say
         self._processes: Processes = find_processes(request.device, "no")
-        self._decides = {"base_id": start.base_id, "corpus": corpus.digest, "speaker_size": request.speaker_size, "memory_slots": request.memory_slots, "said": request.said}
+        heard = {"base_id": start.base_id, "recordings": corpus.recordings, "speaker_size": request.speaker_size, "memory_slots": request.memory_slots, "said": request.said}
+        # Stages A and B hear recordings alone, so other texts leave them as they are.
+        self._decides = {"A": heard, "B": heard, "C": {**heard, "corpus": corpus.digest}}
         with seeded(request.seed):
             self.voice = extended(voice, request.speaker_size, request.memory_slots, listens=True)
         self.voice.to(self._processes.device)
@@ -109,7 +111,7 @@ class Trainer:
         for letter in [letter for letter in FOLDERS if letter <= max(wanted)]:
             for name in FOLDERS[letter]:
                 if (folder / f"stage-{name}").is_dir():
-                    self._take(name)
+                    self._take(letter, name)
                 elif letter in wanted:
                     self._do(letter, name, speech)
                 else:
@@ -128,7 +130,7 @@ class Trainer:
             stage = self._stage(name, request.batch_size[letter], speech)
         share = {"autoencoder": 1 - ADVERSARIAL_SHARE, "adversarial": ADVERSARIAL_SHARE}.get(name, 1.0)
         work = request.folder / f"work-{name}"
-        facts = run_stage(stage, request.limits[letter].part(share), self._processes, request.seed, self._emit, work, request.resume, self._decides, request.report_steps)
+        facts = run_stage(stage, request.limits[letter].part(share), self._processes, request.seed, self._emit, work, request.resume, self._decides[letter], request.report_steps)
         if name == "posterior":
             facts["deviation"] = usual_deviation(self.voice, speech).tolist()
         if isinstance(stage, TimbreFlow):
@@ -137,7 +139,7 @@ class Trainer:
         self._facts[name] = facts
         self.voice.requires_grad_(False)
         settings = self._start.processor.assets["phonemes"]
-        save_voice(self.voice, request.folder / f"stage-{name}", settings, self._provenance(), half=request.half and name == "timbre")
+        save_voice(self.voice, request.folder / f"stage-{name}", settings, self._provenance(letter), half=request.half and name == "timbre")
         shutil.rmtree(work)
         losses = ", ".join(f"{loss} {value:.3f}" for loss, value in facts["losses"].items())
         self._say(f"stage {name}: {facts['steps']} steps, {facts['seconds_a_step']:.3f} s each, {facts['minutes']} minutes; last losses: {losses}")
@@ -157,7 +159,7 @@ class Trainer:
         listeners = WaveDiscriminators().to(device) if name == "adversarial" else None
         return Autoencoder(voice, corpus, clips, speech, batch_size, deviation, listeners)
 
-    def _take(self, name: str) -> None:
+    def _take(self, letter: str, name: str) -> None:
         """Go on from a finished stage.
 
         Raises:
@@ -165,7 +167,7 @@ class Trainer:
         """
         folder = self._request.folder / f"stage-{name}"
         voice, provenance = read_voice(folder)
-        for key, value in self._decides.items():
+        for key, value in self._decides[letter].items():
             if (then := provenance.get("decides", {}).get(key)) != value:
                 raise UserError(f"{folder} was made with {key} = {then!r}, now it is {value!r}; use that, or another --out")
         self.voice.load_state_dict(voice.state_dict())
@@ -182,9 +184,9 @@ class Trainer:
         self._say(f"the start voice said {len(speech.ids)} sentences in {time.monotonic() - began:.0f} s")
         return speech
 
-    def _provenance(self) -> dict[str, Any]:
+    def _provenance(self, letter: str) -> dict[str, Any]:
         licences = {**self._start.licences, **self._corpus.licences}
-        return {"start": self._start.reference, "licences": licences, "decides": self._decides, "fresh": FRESH, "torch": torch.__version__, "stages": self._facts}
+        return {"start": self._start.reference, "licences": licences, "decides": self._decides[letter], "fresh": FRESH, "torch": torch.__version__, "stages": self._facts}
 
 
 @contextlib.contextmanager

@@ -95,7 +95,7 @@ def read_by_one(model: Model, data: Any, is_checked: bool = True) -> tuple[Model
     unfit = {data.train[row].id: round(score, 3) for row, score in enumerate(scores) if score <= 0.0}
     if not unfit:
         return model, data, {}
-    listed = ", ".join(f"{name} ({score})" for name, score in list(unfit.items())[:8])
+    listed = ", ".join(f"{name} ({score if score > NO_PATH / 2 else 'too short for its text'})" for name, score in list(unfit.items())[:8])
     if len(unfit) > MOST_LEFT_OUT * len(scores):
         found = f"{len(unfit)} of {len(scores)} recordings fit other texts better than their own (alignment scores: {listed})"
         raise UserError(f"{data.train.name}: {found}; put texts and recordings in order, or set train.check_readings = false")

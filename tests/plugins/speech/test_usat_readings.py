@@ -201,10 +201,11 @@ def test_a_recording_with_a_foreign_text_is_named_and_left_out(model: Model, mon
         read_by_one(judged, TrainingData(numbered([85, 80, 75, 70])))
 
 
-def test_a_text_with_more_tokens_than_frames_fits_nothing(model: Model) -> None:
+def test_a_text_with_more_tokens_than_frames_fits_nothing(model: Model, caplog: pytest.LogCaptureFixture) -> None:
     rows = Dataset("x", [*readings(1), Example("long", readings(1)[0].raw, None, None, {"ids": " ".join(["3"] * 200)})], "audio")
     _, kept, facts = read_by_one(model, TrainingData(rows))
     assert list(facts["left_out"]) == ["long"] and [example.id for example in kept.train] == ["clip 0"]
+    assert "long (too short for its text)" in caplog.text
     with pytest.raises(UserError, match="long: 200 tokens do not fit into 75 frames"):
         adapt(model, data=rows)
 

@@ -6,13 +6,14 @@ a minute of each to adapt to, and further clips as references. Arms, 20 sentence
 - average: the mean vector of the voices of training; the honest floor;
 - instant: the vector of the held-out minute, nothing is trained;
 - adapted: method `usat` on that minute, adapters and vector;
+- flow alone: the same without phoneme adapters, for a minute in another language than the sentences;
 - full: all weights tuned on it by the same loss;
 - resynthesis: the person's own real clips through posterior encoder and decoder, the ceiling of what this decoder can say;
 - real: those clips.
 
 Cosine is to the centre of the other half of the person's real clips, by an encoder of other people's (likeness.py). Character
 errors are by Whisper tiny.en. Takes, figures and artifacts are kept, so a run that was stopped goes on where it was.
-Artifacts that were made elsewhere, by `polyadapt adapt`, are taken from `--artifacts DIR/PERSON/METHOD`.
+Artifacts that were made elsewhere, by `polyadapt adapt`, are taken from `--artifacts DIR/PERSON/ARM`.
 """
 
 from __future__ import annotations
@@ -41,10 +42,11 @@ from polyadapt.files import read_json, sha256_file, write_json
 from polyadapt_runtime import Bundle
 from polyadapt_speech.usat.training.sentences import SENTENCES as REMEMBERED
 
-ARMS = ("average", "instant", "adapted", "full", "resynthesis", "real")
-METHODS = {"adapted": "usat", "full": "full"}
+ARMS = ("average", "instant", "adapted", "flow alone", "full", "resynthesis", "real")
+METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {"adapted": ("usat", {}), "flow alone": ("usat", {"phoneme_rank": 0}), "full": ("full", {})}
 ONCE_S = 20.0  # of a training voice's clips, for its vector and its centre
-PAIRS = (("instant", "average"), ("adapted", "instant"), ("adapted", "full"), ("resynthesis", "adapted"))
+PAIRS = (("instant", "average"), ("adapted", "instant"), ("flow alone", "instant"), ("adapted", "full"), ("resynthesis", "adapted"))
+ERROR_PAIRS = (("adapted", "instant"), ("flow alone", "instant"), ("full", "instant"))
 
 
 def main() -> int:
@@ -87,7 +89,7 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", help="usat:FOLDER")
     parser.add_argument("--corpus", type=Path, required=True, help="folder of the corpus that it was trained from")
-    parser.add_argument("--artifacts", type=Path, default=Path("runs/effects/usat/artifacts"), help="adaptations, by person and method; what is missing is made here")
+    parser.add_argument("--artifacts", type=Path, default=Path("runs/effects/usat/artifacts"), help="adaptations, by person and arm; what is missing is made here")
     parser.add_argument("--takes", type=Path, default=Path("runs/effects/usat/takes"), help="speech and figures; delete it to begin anew")
     parser.add_argument("--people", nargs="+", help="only these of the held-out people")
     parser.add_argument("--others", nargs="+", help="training voices that may be forgotten; joe and one real voice by default")
@@ -119,15 +121,15 @@ def takes_of(studio: Studio, corpus: Corpus, person: Person, arguments: argparse
     """How each arm speaks as a person."""
     vector = studio.vector([clip.samples for clip in person.adaptation])
     found = {"average": Take(average(studio, corpus)), "instant": Take(vector)}
-    for arm, method in METHODS.items():
-        began, place = time.monotonic(), arguments.artifacts / person.name / method
-        clock = place.with_name(f"{method}.seconds.json")
+    for arm, (method, options) in METHODS.items():
+        began, place = time.monotonic(), arguments.artifacts / person.name / arm
+        clock = place.with_name(f"{arm}.seconds.json")
         if not (place / "artifact.json").is_file():
-            adapted(studio.model, method, arguments.corpus, person, place, arguments.steps, arguments.device)
+            adapted(studio.model, method, options, arguments.corpus, person, place, arguments.steps, arguments.device)
             write_json(clock, {"seconds": time.monotonic() - began, "device": arguments.device})
             print(f"{person.name}: {arm} in {time.monotonic() - began:.0f} s", flush=True)
         artifact = pa.load_artifact(place)
-        claim(studio.folder / person.name / f"{arm}.sha256", sha256_file(place / "artifact.safetensors"), f"another artifact of method {method}")
+        claim(studio.folder / person.name / f"{arm}.sha256", sha256_file(place / "artifact.safetensors"), f"another artifact of arm {arm!r}")
         own = artifact.conditions.get("speaker")
         seconds = float(read_json(clock, "seconds")["seconds"]) if clock.is_file() else 0.0
         found[arm] = Take(vector if own is None else own.numpy(), artifact, int(artifact.provenance.get("parameters", 0)), seconds)
@@ -215,6 +217,7 @@ def summary(people: Sequence[Person], others: Sequence[Person], takes: Mapping[s
         arms[arm]["parameters"] = max(by_arm[arm].parameters for by_arm in takes.values())
         arms[arm]["seconds"] = float(np.mean([by_arm[arm].seconds for by_arm in takes.values()]))
     pairs = {f"{left} - {right}": row for left, right in PAIRS if (row := compared(notebook, names, left, right, COSINE))}
+    errors = {f"{left} - {right}": row for left, right in ERROR_PAIRS if (row := compared(notebook, names, left, right, ERRORS))}
     forgetting = [{"method": arm, "other": other.name, **{what: lost(notebook, other.name, arm, names, what) for what in (COSINE, ERRORS)}} for other in others for arm in METHODS]
     return {
         "voices": names,
@@ -222,6 +225,7 @@ def summary(people: Sequence[Person], others: Sequence[Person], takes: Mapping[s
         "sentences": sentences,
         "arms": arms,
         "compared": pairs,
+        "errors_compared": errors,
         "forgetting": forgetting,
         "checks": {
             "instant is nearer than the average voice, its interval above zero": pairs.get("instant - average", {}).get("above_zero", False),

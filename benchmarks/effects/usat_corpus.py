@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -96,13 +97,13 @@ def joe(sentences: Sequence[str]) -> Person:
     return Person(JOE, False, "en", [Clip(samples, text, len(samples) / rate_hz) for samples, text in zip(sounds, sentences, strict=True)])
 
 
-def adapted(model: Model, method: str, corpus: Path, person: Person, place: Path, steps: int, device: str) -> None:
+def adapted(model: Model, method: str, options: Mapping[str, Any], corpus: Path, person: Person, place: Path, steps: int, device: str) -> None:
     """Adapt to a held-out voice's minute by the common loop, and save the artifact."""
     card = Host().registry.methods.get(method).card
     data = open_dataset(f"jsonl:{corpus / HELD_OUT / person.name / ADAPT}")
     batch_size = min(BATCH_SIZE, len(data))
     settings = TrainSettings(max_steps=steps, epochs=-(-steps * batch_size // len(data)), batch_size=batch_size, device=device)
-    fit(model, load_method(card), card.options(), TrainingData(data), settings).save(place)
+    fit(model, load_method(card), card.options(**options), TrainingData(data), settings).save(place)
 
 
 def _held_out(folder: Path) -> Person:

@@ -99,6 +99,8 @@ def table(found: Mapping[str, Any]) -> str:
     lines.append("")
     for name, row in found["compared"].items():
         lines.append(f"- cosine, {name}: {_change(row)}; by voice {', '.join(f'{value:+.3f}' for value in row['by_voice'])}")
+    for name, row in found["errors_compared"].items():
+        lines.append(f"- character errors, {name}: {_change(row)}; by voice {', '.join(f'{value:+.3f}' for value in row['by_voice'])}")
     if found["forgetting"]:
         lines += ["", "What other voices lose while an adaptation is on the model (difference to the model as it was):", ""]
         lines += ["| adapted by | voice | cosine | character errors |", "|---|---|---|---|"]

@@ -35,7 +35,7 @@ def usat_corpus(context: click.Context, out: Path, start: str, held_out: tuple[s
     for language, found in made.strange.items():
         click.echo(f"{language}: phonemes that {start} lacks, whose clips have no text: " + ", ".join(f"{symbol!r} ({count})" for symbol, count in found.most_common()))
     if made.unsaid:
-        click.echo(f"{made.unsaid} texts have nothing that espeak-ng can speak; their clips have no text")
+        click.echo(f"{made.unsaid} texts cannot be spoken by espeak-ng, as nothing in them sounds or it does not know their language; such a clip has no text")
 
 
 @click.command("usat-train")

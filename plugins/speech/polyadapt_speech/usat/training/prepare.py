@@ -40,7 +40,7 @@ class Summary:
 
     Attributes:
         strange: phonemes that the start voice lacks, by language, with counts.
-        unsaid: texts that espeak-ng cannot speak.
+        unsaid: texts that espeak-ng cannot speak, or whose language it does not know.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)

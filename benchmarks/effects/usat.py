@@ -6,7 +6,6 @@ a minute of each to adapt to, and further clips as references. Arms, 20 sentence
 - average: the mean vector of the voices of training; the honest floor;
 - instant: the vector of the held-out minute, nothing is trained;
 - adapted: method `usat` on that minute, adapters and vector;
-- flow alone: the same without phoneme adapters, for a minute in another language than the sentences;
 - full: all weights tuned on it by the same loss;
 - resynthesis: the person's own real clips through posterior encoder and decoder, the ceiling of what this decoder can say;
 - real: those clips.
@@ -42,11 +41,11 @@ from polyadapt.files import read_json, sha256_file, write_json
 from polyadapt_runtime import Bundle
 from polyadapt_speech.usat.training.sentences import SENTENCES as REMEMBERED
 
-ARMS = ("average", "instant", "adapted", "flow alone", "full", "resynthesis", "real")
-METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {"adapted": ("usat", {}), "flow alone": ("usat", {"phoneme_rank": 0}), "full": ("full", {})}
+ARMS = ("average", "instant", "adapted", "full", "resynthesis", "real")
+METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {"adapted": ("usat", {}), "full": ("full", {})}
 ONCE_S = 20.0  # of a training voice's clips, for its vector and its centre
-PAIRS = (("instant", "average"), ("adapted", "instant"), ("flow alone", "instant"), ("adapted", "full"), ("resynthesis", "adapted"))
-ERROR_PAIRS = (("adapted", "instant"), ("flow alone", "instant"), ("full", "instant"))
+PAIRS = (("instant", "average"), ("adapted", "instant"), ("adapted", "full"), ("resynthesis", "adapted"))
+ERROR_PAIRS = (("adapted", "instant"), ("full", "instant"))
 
 
 def main() -> int:

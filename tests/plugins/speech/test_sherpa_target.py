@@ -142,7 +142,7 @@ def test_noise_is_drawn_to_its_scale() -> None:
         torch.manual_seed(1)
         manner = Manner() if scale is None else Manner(noise_scale=torch.tensor([scale]))
         with torch.no_grad():
-            z, frames, _ = voice.latent(ids, mask, manner)
+            z, frames, _, _ = voice.latent(ids, mask, manner)
             return voice.flow(z, frames)
 
     plain = latent(None)

@@ -36,17 +36,17 @@ def model() -> Model:
 
 
 def test_ports_are_counted_by_hand(model: Model) -> None:
-    """Encoder: embed, out, and q k v o, 2 norms, up, down a block; a coupling: in, out, 2 convolutions a layer; decoder: in, out, a convolution a layer."""
+    """Encoder: embed, out, and q k v o, 2 norms, up, down a block; a coupling: in, out, 2 convolutions a layer, of durations out; decoder: in, out, a convolution a layer."""
     layers = len(TINY.decoder.rates) * sum(map(len, TINY.decoder.dilations))
-    assert len(model.ports.ops) == 2 + 8 * TINY.blocks + TINY.couplings * (2 + 2 * TINY.flow.layers) + 2 + layers
-    assert len(model.ports.spans) == 2 * TINY.blocks + 2 * TINY.couplings
+    assert len(model.ports.ops) == 2 + 8 * TINY.blocks + TINY.couplings * (2 + 2 * TINY.flow.layers) + TINY.durations.flows - 1 + 2 + layers
+    assert len(model.ports.spans) == 2 * TINY.blocks + 2 * TINY.couplings + TINY.durations.flows - 1
     paired = replace(TINY, decoder=replace(TINY.decoder, paired=True))
     voice = build_model(load_family(CARD), Voice(paired), Task("synthesis"), None, reference="x:y")  # type: ignore[arg-type]
     assert len(voice.ports.ops) == len(model.ports.ops) + layers
     assert not voice.ports.attention and not voice.ports.streams and voice.base_id != model.base_id
 
 
-@pytest.mark.parametrize("site", ["encoder.block.1.ffn", "flow.block.0.coupling", "flow.block.1.shift"])
+@pytest.mark.parametrize("site", ["encoder.block.1.ffn", "flow.block.0.coupling", "flow.block.1.shift", "durations.block.0.shift"])
 @pytest.mark.parametrize("side", ["parallel", "sequential"])
 def test_a_bottleneck_between_convolutions_is_the_formula(model: Model, site: str, side: str) -> None:
     """Frame by frame, with the features on dimension 1; the norm is over features."""

@@ -55,14 +55,16 @@ def test_every_variant_conforms(placement: str, kernel: int, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("placement", ["inside", "beside"])
 def test_the_count_follows_its_formula(placement: str) -> None:
-    """A coupling: d + d r k + r + r w + w, with w = d inside and w = latent / 2 beside; a block of text: 2 D p + p + 3 D; and the speaker vector."""
+    """A coupling: d + d r k + r + r w + w, with w = d inside, as always of durations, and w = latent / 2 beside; a block of text: 2 D p + p + 3 D; and the speaker vector."""
     model = model_with_speakers(5)
     r, k, p = 4, 5, 3
     plan = METHOD.plan(model, CARD.options(placement=placement, rank=r, kernel=k, phoneme_rank=p))
     d = TINY.flow.width if placement == "inside" else TINY.latent // 2
-    width = TINY.width
-    assert plan.trainable == TINY.couplings * (d + d * r * k + r + r * d + d) + TINY.blocks * (2 * width * p + p + 3 * width) + 5
-    assert METHOD.plan(model, CARD.options(rank=r, kernel=k, phoneme_rank=0, speaker=False, sites=("flow.block.0.shift",))).trainable == TINY.flow.width * (r * k + r + 2) + r
+    n, width = TINY.durations.width, TINY.width
+    durations = (TINY.durations.flows - 1) * (n + n * r * k + r + r * n + n)
+    assert plan.trainable == TINY.couplings * (d + d * r * k + r + r * d + d) + durations + TINY.blocks * (2 * width * p + p + 3 * width) + 5
+    alone = CARD.options(rank=r, kernel=k, durations=False, phoneme_rank=0, speaker=False, sites=("flow.block.0.shift",))
+    assert METHOD.plan(model, alone).trainable == TINY.flow.width * (r * k + r + 2) + r
 
 
 def test_an_adapter_is_the_formula_frame_by_frame() -> None:

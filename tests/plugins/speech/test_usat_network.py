@@ -39,8 +39,11 @@ def text(rows: int = 2, tokens: int = 7) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def speak(voice: Voice, ids: torch.Tensor, mask: torch.Tensor, manner: Manner | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Waveform and lengths."""
     with torch.no_grad():
-        return voice(ids, mask, manner)
+        wave, lengths, durations = voice(ids, mask, manner)
+    assert torch.equal(durations.ceil().sum(1).long() * voice.config.decoder.hop, lengths) and not durations[mask == 0].any()
+    return wave, lengths
 
 
 @pytest.mark.parametrize("speaker_size", [0, 5])
@@ -180,14 +183,11 @@ def test_the_posterior_encoder_draws_from_what_it_says() -> None:
 
 
 def test_every_weight_of_a_voice_is_used() -> None:
-    """Gradients reach all that speaks; durations are rounded, so theirs come by the log durations."""
+    """Gradients reach all that speaks, the predictor of durations by these before they are rounded."""
     voice = living_voice()
     ids, mask = text()
-    wave, _ = voice(ids, mask, Manner(torch.randn(2, TINY.latent, 60, generator=generator())))
-    counts = mask.float()
-    hidden, _, _ = voice.text_encoder(ids, counts)
-    said = voice.durations(hidden, counts[:, None], torch.randn(2, 2, 7, generator=generator(1)))
-    ((wave * torch.randn(wave.shape, generator=generator(2))).sum() + (said * torch.randn(said.shape, generator=generator(3))).sum()).backward()
+    wave, _, lasts = voice(ids, mask, Manner(torch.randn(2, TINY.latent, 60, generator=generator()), torch.randn(2, 2, 7, generator=generator(1))))
+    ((wave * torch.randn(wave.shape, generator=generator(2))).sum() + (lasts * torch.randn(lasts.shape, generator=generator(3))).sum()).backward()
     silent = [name for name, parameter in voice.named_parameters() if parameter.grad is None or not parameter.grad.abs().max() > 0]
     allowed = {f"text_encoder.blocks.{block}.attention.k.bias" for block in range(TINY.blocks)}  # softmax does not see a shift of all scores
     assert set(silent) <= allowed

@@ -15,12 +15,14 @@ import polyadapt as pa
 from polyadapt import builtin
 from polyadapt.artifact import Artifact
 from polyadapt.data.dataset import Dataset, Example
+from polyadapt.edits import attachments_of
 from polyadapt.errors import UserError
 from polyadapt.host import Host
 from polyadapt.methods.base import Method, load_method
 from polyadapt.methods.full.card import CARD as FULL
 from polyadapt.model import Model
 from polyadapt.options import read_options
+from polyadapt.testing.conformance import non_degenerate
 from polyadapt.training import TrainSettings
 from polyadapt.training.batches import Examples, TrainingData
 from polyadapt.training.fitting import fit
@@ -97,6 +99,26 @@ def test_the_row_loss_is_the_papers_on_one_row() -> None:
     draws = torch.randn(4, 1, 3, 7, generator=torch.Generator().manual_seed(0))
     mask = torch.ones(1, 1, 7)
     assert torch.allclose(row_divergence(*draws, mask)[0], prior_divergence(*draws, mask))
+
+
+@pytest.mark.parametrize("loss", ["divergence", "durations"])
+def test_each_loss_reaches_its_own_adapters(model: Model, loss: str) -> None:
+    """L_dur trains the adapters of the duration predictor alone, L_kl all others and the speaker vector."""
+    data = readings(3)
+    heard_model, _, _ = read_by_one(model, TrainingData(data), is_checked=False)
+    inputs = Examples(data, heard_model, 2**20).batch([0, 1, 2]).inputs
+    form, voice = load_method(USAT).build(model, USAT.options(), torch.Generator().manual_seed(0)), model.backbone
+    assert isinstance(voice, Voice)
+    non_degenerate(form)
+    attachments = attachments_of(model.module, model.ports, voice)
+    attachments.add("test", form)
+    try:
+        row_losses(voice, inputs)[loss].sum().backward()  # type: ignore[no-untyped-call]
+    finally:
+        attachments.remove_all()
+    reached = {name for name, parameter in form.named_parameters() if parameter.grad is not None and bool(parameter.grad.abs().max() > 0)}
+    of_durations = {name for name, _ in form.named_parameters() if "durations/" in name}
+    assert of_durations and reached == (of_durations if loss == "durations" else {name for name, _ in form.named_parameters()} - of_durations)
 
 
 @pytest.mark.parametrize("card", [USAT, FULL], ids=["usat", "full"])

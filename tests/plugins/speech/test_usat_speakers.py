@@ -36,8 +36,8 @@ def test_a_voice_with_speakers_and_memory_sounds_as_before() -> None:
     ids, mask = torch.randint(0, TINY.vocab_size, (2, 6), generator=generator()), torch.ones(2, 6, dtype=torch.int64)
     speaker = Manner(speaker=torch.randn(2, 5, generator=generator(1)))
     with torch.no_grad():
-        expected, lengths = voice(ids, mask)
-        found, same = more(ids, mask, speaker)
+        expected, lengths, _ = voice(ids, mask)
+        found, same, _ = more(ids, mask, speaker)
         assert torch.equal(found, expected) and torch.equal(same, lengths)
         assert more.memory is not None
         more.memory.gate.fill_(1.0)

@@ -93,7 +93,7 @@ def ids_of(tokens: int, seed: int = 0) -> torch.Tensor:
 
 def spoken(voice: Voice, ids: torch.Tensor, length_scale: float = 1.0) -> np.ndarray:
     with torch.no_grad():
-        wave, lengths = voice(ids, torch.ones_like(ids), Manner(length_scale=torch.tensor([length_scale])))
+        wave, lengths, _ = voice(ids, torch.ones_like(ids), Manner(length_scale=torch.tensor([length_scale])))
     assert wave.shape == (1, int(lengths[0]))
     return wave.numpy()
 

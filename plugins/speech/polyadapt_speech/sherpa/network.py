@@ -45,5 +45,5 @@ class PiperVoice(nn.Module):
             speaker=None if speaker is None else speaker.expand(batch, -1),  # type: ignore[operator]
             noise_scale=noise_scale,
         )
-        waveform, _ = self.voice(input, mask, manner)  # (B, S)
+        waveform, _, _ = self.voice(input, mask, manner)  # (B, S)
         return {"output": waveform.unsqueeze(1)}  # (B, 1, S)

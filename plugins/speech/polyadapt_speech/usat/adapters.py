@@ -1,4 +1,4 @@
-"""USAT's flow adapters: LayerNorm, down, ReLU, up, along the frames of a coupling (arXiv 2404.18094).
+"""USAT's flow adapters: LayerNorm, down, ReLU, up, along the frames of a coupling, or the tokens of one of durations (arXiv 2404.18094).
 
 *Beside* (X) an adapter reads x0, which the coupling keeps, and adds to the shift m of the other half: m + A(x0).
 *Inside* (H) it reads and changes the hidden frames h of the transform, h + A(h). What follows is the linear map

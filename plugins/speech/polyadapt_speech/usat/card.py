@@ -1,4 +1,4 @@
-"""Fine-grained adaptation of a voice to a speaker: adapters in the flow and the text encoder, and a speaker vector.
+"""Fine-grained adaptation of a voice to a speaker: adapters in flow, durations and text encoder, and a speaker vector.
 
 Paper: USAT: A Universal Speaker-Adaptive Text-to-Speech Approach, Wang, Song and Jha 2024, arXiv 2404.18094.
 """
@@ -13,6 +13,7 @@ from polyadapt.methods.card import MethodCard, Paper
 from polyadapt.options import Options
 
 PLACEMENTS = {"inside": ("flow.block.*.shift",), "beside": ("flow.block.*.coupling",)}
+DURATION_SITES = ("durations.block.*.shift",)  # inside alone: x0 has one channel here, which a norm would empty
 
 
 class UsatOptions(Options):
@@ -24,6 +25,7 @@ class UsatOptions(Options):
     sites: tuple[str, ...] = Field((), description="globs over span sites of the flow; in place of `placement` when given")
     rank: int = Field(8, ge=1, description="inner width r of flow adapters (the paper's best: 8)")
     kernel: int = Field(3, ge=1, description="width of the flow adapters' convolution in frames, an odd number (ours: 3); 1 is the paper's linear variant")
+    durations: bool = Field(True, description="adapters of the same rank and kernel inside the couplings of the duration predictor too")
     phoneme_rank: int = Field(8, ge=0, description="inner width of the adapters at the text encoder's attention; 0 for none (ours: 8)")
     speaker: bool = Field(True, description="train a speaker vector, which is added to the one that is fed; only voices with speakers have a place for it")
 
@@ -46,6 +48,6 @@ CARD = MethodCard(
     ports=("span",),
     families=("voice",),
     learning_rate=2e-4,
-    notes="Adapters have a skip, the paper's Res; without one (its Seq) a voice could not start as it is. Those of the duration predictor are left out: its output is rounded. "
+    notes="Adapters have a skip, the paper's Res; without one (its Seq) a voice could not start as it is. "
     "Learns from recordings with texts, on voices that listen (usat:FOLDER); the mean speaker vector of the recordings is fed, and kept in the artifact.",
 )

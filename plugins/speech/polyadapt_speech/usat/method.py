@@ -1,4 +1,4 @@
-"""The method `usat`: flow adapters, phoneme adapters and a speaker vector for fine-grained adaptation (arXiv 2404.18094).
+"""The method `usat`: adapters of flow, durations and phonemes, and a speaker vector for fine-grained adaptation (arXiv 2404.18094).
 
 Frozen is everything else. Phoneme adapters are the paper's linear form, here as bottlenecks beside the text encoder's attention.
 """
@@ -16,7 +16,7 @@ from polyadapt.methods.bottleneck.card import BottleneckOptions
 from polyadapt.methods.bottleneck.method import BottleneckForm
 from polyadapt.model import Model
 from polyadapt_speech.usat.adapters import FlowAdapter, FlowForm
-from polyadapt_speech.usat.card import PLACEMENTS, UsatOptions
+from polyadapt_speech.usat.card import DURATION_SITES, PLACEMENTS, UsatOptions
 from polyadapt_speech.usat.network.voice import Voice
 from polyadapt_speech.usat.speaker_form import SpeakerForm
 
@@ -35,6 +35,8 @@ class Usat(Method):
         sites = model.ports.select("span", options.sites or PLACEMENTS[options.placement])
         if strange := [site for site in sites if not site.startswith("flow.")]:
             raise UserError(f"usat's flow adapters stand in the flow, {strange[0]} does not; adapters of the text encoder are set by phoneme_rank")
+        if options.durations:
+            sites = [*sites, *model.ports.select("span", DURATION_SITES)]
         parts: list[Form] = [FlowForm([model.ports.spans[site] for site in sites], options.rank, options.kernel, generator)]
         if options.phoneme_rank:
             bottlenecks = BottleneckOptions(rank=options.phoneme_rank, norm=True)

@@ -2,7 +2,7 @@
 
 A voice adds W s + c to every gated convolution of its flow, s being the speaker vector that is fed. A trained d beside it
 adds W d: a shift of that convolution's output. So an exported graph needs no further input, and the shifts fold.
-The duration predictor, which has no sites, keeps to the vector that is fed.
+The duration predictor keeps to the vector that is fed: no loss would train it to do otherwise.
 """
 
 from __future__ import annotations

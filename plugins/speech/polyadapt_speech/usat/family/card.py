@@ -29,6 +29,7 @@ CARD = FamilyCard(
         "encoder.block.{n}.ffn.down": Op(f"{_BLOCK}.feed_forward.down"),
         "encoder.block.{n}.norm2": Op(f"{_BLOCK}.norm2"),
         "encoder.out": Op("text_encoder.out"),
+        "durations.block.{n}.out": Op("durations.flows.{n}.after"),
         "flow.block.{n}.in": Op("flow.couplings.{n}.before"),
         "flow.block.{n}.layer.{m}.conv.0": Op("flow.couplings.{n}.wavenet.dilated.{m}"),
         "flow.block.{n}.layer.{m}.conv.1": Op("flow.couplings.{n}.wavenet.skip.{m}"),
@@ -41,6 +42,7 @@ CARD = FamilyCard(
     spans={
         "encoder.block.{n}.attn": Span("encoder.block.{n}.attn.q", "encoder.block.{n}.attn.o"),
         "encoder.block.{n}.ffn": Span("encoder.block.{n}.ffn.up", "encoder.block.{n}.ffn.down"),
+        "durations.block.{n}.shift": Span("durations.block.{n}.out", "durations.block.{n}.out"),
         "flow.block.{n}.coupling": Span("flow.block.{n}.in", "flow.block.{n}.out"),
         "flow.block.{n}.shift": Span("flow.block.{n}.out", "flow.block.{n}.out"),
     },
@@ -64,7 +66,7 @@ CARD = FamilyCard(
     },
     notes="Length of the waveform follows from the text. Without `noise_inputs` in the task's details the same text gives the same sound; "
     "with it, noise and speed are inputs of the graph. "
-    "Spans of the flow: `coupling` is beside the transform, `shift` inside it, behind its WaveNet. "
+    "Spans of the flow: `coupling` is beside the transform, `shift` inside it, behind its WaveNet; in a coupling of the durations there is `shift` alone. "
     "A voice that listens computes its input `speaker` from a recording, in a graph of its own. "
-    "The duration predictor has no sites: its output is rounded. Transposed convolutions are not adapted.",
+    "Transposed convolutions are not adapted.",
 )

@@ -66,6 +66,7 @@ class VoiceFamily(Family):
         outputs = (
             TensorSpec("waveform", ("batch", "samples"), "float32", f"sound at {config.sample_rate_hz} Hz, in -1..1"),
             TensorSpec("lengths", ("batch",), "int64", "samples of each waveform that belong to its text", "samples"),
+            TensorSpec("durations", ("batch", "tokens"), "float32", f"how long each token is spoken; rounded up to whole frames of {config.decoder.hop} samples", "frames"),
         )
         return Signature(tuple(inputs), outputs)
 
@@ -73,8 +74,8 @@ class VoiceFamily(Family):
         if "posterior" in inputs:
             return row_losses(_voice(backbone), inputs)
         manner = Manner(inputs.get("noise"), inputs.get("duration_noise"), inputs.get("length_scale"), inputs.get("speaker"))
-        waveform, lengths = backbone(inputs["input_ids"], inputs["attention_mask"], manner)
-        return {"waveform": waveform, "lengths": lengths}  # (B, samples), (B,)
+        waveform, lengths, durations = backbone(inputs["input_ids"], inputs["attention_mask"], manner)
+        return {"waveform": waveform, "lengths": lengths, "durations": durations}  # (B, samples), (B,), (B, T)
 
     def hear(self, backbone: nn.Module, samples: torch.Tensor) -> dict[str, torch.Tensor]:
         voice, rate_hz = _voice(backbone), _voice(backbone).config.sample_rate_hz

@@ -57,7 +57,7 @@ class Voice(nn.Module):
         self.speaker_encoder = SpeakerEncoder(config.latent, config.speaker_size) if listens else None
         self.duration_posterior = DurationPosterior(config.durations) if listens else None
 
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor, manner: Manner | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor, manner: Manner | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """A waveform for every text.
 
         Args:
@@ -66,12 +66,13 @@ class Voice(nn.Module):
             manner: noise, speed and speaker.
 
         Shape:
-            ids and mask int64 [batch, tokens] -> waveform [batch, samples], lengths int64 [batch] in samples.
+            ids and mask int64 [batch, tokens] -> waveform [batch, samples], lengths int64 [batch] in samples, durations
+            [batch, tokens] in frames, before they are rounded up.
         """
-        z, frame_mask, lengths = self.latent(ids, mask, manner or Manner())
+        z, frame_mask, lengths, durations = self.latent(ids, mask, manner or Manner())
         if self.memory is not None:
             z = self.memory(z)
-        return self.decoder(z, frame_mask), lengths * self.config.decoder.hop
+        return self.decoder(z, frame_mask), lengths * self.config.decoder.hop, durations
 
     def speaker_vector(self, samples: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Whose voice a recording is: spectrogram, mean of the posterior, speaker encoder.
@@ -92,28 +93,26 @@ class Voice(nn.Module):
         result: torch.Tensor = self.speaker_encoder(mean, mask)
         return result
 
-    def latent(self, ids: torch.Tensor, mask: torch.Tensor, manner: Manner) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What the decoder gets: z [batch, latent, frames], its mask [batch, 1, frames], lengths [batch] in frames."""
+    def latent(self, ids: torch.Tensor, mask: torch.Tensor, manner: Manner) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What the decoder gets: z [batch, latent, frames], its mask [batch, 1, frames], lengths [batch] in frames, durations [batch, tokens] as `forward`."""
         counts = mask.to(self.text_encoder.embed.weight.dtype)  # (B, T)
         speaker = None if manner.speaker is None else manner.speaker.unsqueeze(-1)  # (B, S, 1)
         hidden, mean, log_deviation = self.text_encoder(ids, counts)
-        frames = frames_of(self._durations(hidden, counts, manner, speaker))
+        durations = self._durations(hidden, counts, manner, speaker)
+        frames = frames_of(durations.ceil().to(torch.int64))
         z = frames.spread(mean)  # (B, C, F)
         if manner.noise is not None:
             z = z + _fitted(manner.noise, frames.mask) * frames.spread(log_deviation).exp()
         elif manner.noise_scale is not None:
             z = z + torch.randn_like(z) * manner.noise_scale[:, None, None] * frames.spread(log_deviation).exp()
         z = self.flow.inverse(z, frames.mask, speaker)
-        return z, frames.mask, frames.lengths
+        return z, frames.mask, frames.lengths, durations
 
     def _durations(self, hidden: torch.Tensor, counts: torch.Tensor, manner: Manner, speaker: torch.Tensor | None) -> torch.Tensor:
-        """Whole frames of every token, int64 [batch, tokens]."""
+        """Frames of every token, not yet whole [batch, tokens]."""
         noise = torch.zeros_like(hidden[:, :2]) if manner.duration_noise is None else manner.duration_noise  # (B, 2, T)
-        lasts = self.durations(hidden, counts[:, None, :], noise, speaker).exp() * counts  # (B, T)
-        if manner.length_scale is not None:
-            lasts = lasts * manner.length_scale[:, None]
-        whole: torch.Tensor = lasts.ceil().to(torch.int64)
-        return whole
+        lasts: torch.Tensor = self.durations(hidden, counts[:, None, :], noise, speaker).exp() * counts  # (B, T)
+        return lasts if manner.length_scale is None else lasts * manner.length_scale[:, None]
 
 
 def _fitted(noise: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -57,7 +57,7 @@ def speak(voice: Voice, sentences: Sequence[torch.Tensor], noise_scale: float, d
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
         noise = torch.randn(len(rows), voice.config.latent, LONGEST_FRAMES) * noise_scale
         manner = Manner(noise.to(device), (torch.randn(len(rows), 2, ids.shape[1]) * duration_noise_scale).to(device))
-        z, frame_mask, lengths = voice.latent(ids.to(device), mask.to(device), manner)
+        z, frame_mask, lengths, _ = voice.latent(ids.to(device), mask.to(device), manner)
         sounds = voice.decoder(z, frame_mask)
         for row, length in enumerate(lengths.tolist()):
             if length >= LEAST_FRAMES:

@@ -139,5 +139,6 @@ def test_a_bundle_speaks_rows_as_they_are_alone(tmp_path: Path) -> None:
     for alone, row in zip(together, rows, strict=True):
         samples = int(np.ravel(alone["lengths"])[0])
         assert samples == int(np.ravel(row["lengths"])[0])
+        assert samples == np.ceil(alone["durations"]).sum() * TINY.decoder.hop == np.ceil(row["durations"]).sum() * TINY.decoder.hop
         assert np.allclose(np.ravel(alone["waveform"])[:samples], np.ravel(row["waveform"])[:samples], atol=1e-5)
     assert bundle.selftest().ok

@@ -20,6 +20,8 @@ from polyadapt.training.targets import BESIDE, DECODER_INPUT, Arrays, Prepared, 
 from polyadapt.training.texts import vocabulary_of
 from polyadapt_runtime.errors import BundleError, MissingLibraryError
 
+SPAN = 16  # ours: batches among which rows of like length are put together; more would draw them less freely
+
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -148,6 +150,10 @@ class Examples:
         rows = dict.fromkeys(row for key, (size, row) in best.items() if size > smallest[key])
         return tuple(self.arrays(row) for row in rows)
 
+    def lengths(self) -> list[int]:
+        """How many values the inputs of every row have, before anything is filled up."""
+        return [sum(value.size for value in self.arrays(row)[0].values()) for row in range(len(self))]
+
     def _targets(self, made: Sequence[Prepared], size: int) -> dict[str, torch.Tensor]:
         return {name: value[:size] for name, value in collate_targets([targets for _, targets in made], self._pads_left).items()}
 
@@ -230,6 +236,28 @@ Batches = Callable[[int, int], Sequence[Sequence[int]]]
 def shuffled(size: int, batch_size: int) -> Batches:
     """All examples in an order of each epoch's own."""
     return lambda seed, epoch: list(in_batches(order(size, seed, epoch), batch_size))
+
+
+def grouped_by_length(batches: Batches, lengths: Sequence[int]) -> Batches:
+    """Rows exchanged among every `SPAN` consecutive batches, so that a batch holds rows of like length and little is filled up.
+
+    Rows of an epoch and sizes of its batches stay. Batches of a span come in an order drawn anew, short ones are not always first.
+
+    Args:
+        batches: how rows are drawn.
+        lengths: of every row, in any unit.
+    """
+
+    def alike(seed: int, epoch: int) -> list[Sequence[int]]:
+        given, draws, made = batches(seed, epoch), np.random.default_rng([seed, epoch, 1]), list[Sequence[int]]()
+        for start in range(0, len(given), SPAN):
+            span = given[start : start + SPAN]
+            rows = iter(sorted((row for batch in span for row in batch), key=lengths.__getitem__))
+            pieces = [list(itertools.islice(rows, len(batch))) for batch in span]
+            made += [pieces[place] for place in draws.permutation(len(pieces))]
+        return made
+
+    return alike
 
 
 Transform = Callable[[Batch, int], Batch]

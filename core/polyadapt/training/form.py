@@ -16,7 +16,7 @@ from polyadapt.edits.attach import HOLDER, Attachments
 from polyadapt.errors import UserError
 from polyadapt.model import Model
 from polyadapt.training import randomness
-from polyadapt.training.batches import Batches, Feed, HasParts, Transform, shuffled
+from polyadapt.training.batches import Batches, Feed, HasParts, Transform, grouped_by_length, shuffled
 from polyadapt.training.checkpoint import clear_checkpoints, load_checkpoint
 from polyadapt.training.feeds import Feeds, make_feeds
 from polyadapt.training.keep import kept
@@ -26,6 +26,7 @@ from polyadapt.training.modes import Switch, training_modes
 from polyadapt.training.processes import Processes, find_processes, moved
 from polyadapt.training.recompute import recomputing
 from polyadapt.training.run import Run
+from polyadapt.training.settings import TrainSettings
 from polyadapt.training.watch import memory_error
 from polyadapt.training.work import Resting, Work
 
@@ -173,9 +174,18 @@ def _work(model: Model, form: Form, switch: Switch, parameters: list[nn.Paramete
         weight_decay=decay,
         seed=run.seed,
         fingerprint=decides,
-        batches=plan.batches or shuffled(len(feeds.train.examples), settings.batch_size),
+        batches=_batches(plan, feeds.train, settings),
         resting=plan.resting or (lambda step: ()),
     )
+
+
+def _batches(plan: TrainPlan, feed: Feed, settings: TrainSettings) -> Batches:
+    if plan.batches is not None:
+        if settings.group_by_length:
+            raise UserError(f"{plan.method} draws its batches by a rule of its own, so train.group_by_length has no place; leave it out")
+        return plan.batches
+    batches = shuffled(len(feed.examples), settings.batch_size)
+    return grouped_by_length(batches, feed.examples.lengths()) if settings.group_by_length else batches
 
 
 def _take_up(loop: Loop, run: Run, processes: Processes) -> None:

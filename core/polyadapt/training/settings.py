@@ -20,6 +20,7 @@ class TrainSettings(Options):
     accumulation: int = Field(1, ge=1, description="pieces in which a process computes its part of a batch: less memory, the same step")
     learning_rate: float | None = Field(None, gt=0, description="of AdamW; the method's own when not given")
     weight_decay: float | None = Field(None, ge=0, description="of AdamW; the method's own when not given")
+    group_by_length: bool = Field(False, description="put texts or sounds of like length into one batch, so that less is filled up and a step takes less time")
     schedule: str = Field("cosine", pattern="^(constant|cosine|linear)$", description="of the learning rate, down to 0 at the last step: constant, cosine or linear")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps during which the learning rate rises from 0")
     gradient_clip: float = Field(1.0, ge=0, description="greatest norm of the whole gradient; 0 for no limit")

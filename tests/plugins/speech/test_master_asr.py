@@ -200,6 +200,12 @@ def test_batches_are_of_one_language_and_hold_every_row_once() -> None:
     assert batches(7, 0) == batches(7, 0) != batches(7, 1)
 
 
+def test_batches_of_one_language_are_not_drawn_by_length() -> None:
+    data = TrainingData(joined(spoken("x", 4, 1), spoken("z", 4, 1)))
+    with pytest.raises(UserError, match="master-asr draws its batches by a rule of its own, so train.group_by_length"):
+        learned(encoder(), data, SHORT, group_by_length=True)
+
+
 def test_a_feed_puts_the_language_of_its_rows_in_force_and_counts_in_its_alphabet() -> None:
     """Validation batches hold several languages: each is answered by its own row and head, with targets in its own symbols."""
     alphabets = {language: ("<blank>", *sorted(LETTERS[language])) for language in "xz"}

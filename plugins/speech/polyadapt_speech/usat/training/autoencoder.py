@@ -57,6 +57,7 @@ class Autoencoder:
         self.gradient_clip = 0.0
         self.rows: Sequence[str] = corpus.names
         self.groups: Sequence[Sequence[int]] = [torch.nonzero(corpus.speaker == number).flatten().tolist() for number in range(len(corpus.speakers))]
+        self.lengths: Sequence[int] | None = None  # windows of one size
         self.module: nn.Module = nn.ModuleList([voice.posterior, voice.memory, voice.decoder, *([] if discriminators is None else [discriminators])])
         self._segments, self._speech, self._deviation = segments, speech, deviation
         self._frames, self._sounded = frames, sounded

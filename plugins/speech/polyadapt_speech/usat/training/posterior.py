@@ -39,6 +39,7 @@ class DistilPosterior:
         self.module: nn.Module = voice.posterior
         self.rows: Sequence[str] = [f"sentence {row}" for row in range(len(speech.segments))]
         self.groups: Sequence[Sequence[int]] = [range(len(self.rows))]
+        self.lengths: Sequence[int] | None = None  # windows of one size
         self._frames, self._sounded = frames, sounded
         self._mel = MelDistance(voice.config.decoder.hop, voice.config.sample_rate_hz).to(speech.z.device)
         voice.requires_grad_(False)

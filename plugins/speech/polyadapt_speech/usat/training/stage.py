@@ -20,7 +20,7 @@ from torch import nn
 from polyadapt.errors import UserError
 from polyadapt.files import read_json, write_json
 from polyadapt.training import randomness
-from polyadapt.training.batches import Batch, Batches
+from polyadapt.training.batches import SPAN, Batch, Batches, grouped_by_length
 from polyadapt.training.checkpoint import clear_checkpoints, load_checkpoint
 from polyadapt.training.events import Emit
 from polyadapt.training.loop import Loop
@@ -33,7 +33,7 @@ BETAS = (0.8, 0.99)  # VITS'
 WEIGHT_DECAY = 0.01
 EPOCH_STEPS = 250  # ours: a checkpoint is written after so many,
 CPU_CHECKPOINT_STEPS = 50  # and on a CPU, where a step takes long, after so many
-TRIAL_STEPS = 4
+WARM_UP_STEPS = 2
 PLAN = "plan.json"
 
 
@@ -45,6 +45,7 @@ class Stage(Protocol):
         module: everything that its training changes.
         rows: names of what batches are drawn from.
         groups: rows that are drawn equally often, such as those of one speaker.
+        lengths: of all rows, where a batch is filled up to its longest; None where windows of one size are cut.
         batch_size, learning_rate, gradient_clip: ours for this stage.
     """
 
@@ -52,6 +53,7 @@ class Stage(Protocol):
     module: nn.Module
     rows: Sequence[str]
     groups: Sequence[Sequence[int]]
+    lengths: Sequence[int] | None
     batch_size: int
     learning_rate: float
     gradient_clip: float
@@ -166,7 +168,7 @@ def _work(stage: Stage, steps: int, device: torch.device, seed: int, fingerprint
         weight_decay=WEIGHT_DECAY,
         seed=seed,
         fingerprint=fingerprint,
-        batches=balanced(stage.groups, stage.batch_size),
+        batches=batches_of(stage),
         resting=lambda step: stage.resting(step, steps),
         betas=BETAS,
     )
@@ -181,6 +183,12 @@ def balanced(groups: Sequence[Sequence[int]], batch_size: int) -> Batches:
         return [[int(groups[group][int(draws.integers(len(groups[group])))]) for group in row] for row in chosen]
 
     return batches
+
+
+def batches_of(stage: Stage) -> Batches:
+    """Balanced, and of like length where batches are filled up."""
+    batches = balanced(stage.groups, stage.batch_size)
+    return batches if stage.lengths is None else grouped_by_length(batches, stage.lengths)
 
 
 def _total(outputs: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -207,8 +215,7 @@ def _seconds_a_step(stage: Stage, device: torch.device) -> float:
     """Measured forward and backward, nothing moved; draws are put back."""
     seconds = []
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        batches = balanced(stage.groups, stage.batch_size)(0, 0)
-        for rows in batches[: 2 * TRIAL_STEPS]:
+        for rows in batches_of(stage)(0, 0)[: SPAN + WARM_UP_STEPS]:
             began = time.monotonic()
             torch.autograd.backward(torch.stack(list(stage.losses(torch.tensor(rows, device=device)).values())).sum())
             if device.type == "cuda":
@@ -216,4 +223,4 @@ def _seconds_a_step(stage: Stage, device: torch.device) -> float:
             seconds.append(time.monotonic() - began)
     for parameter in stage.module.parameters():
         parameter.grad = None
-    return float(np.median(seconds[TRIAL_STEPS:])) * 1.1  # ours: the optimiser's share
+    return float(np.mean(seconds[WARM_UP_STEPS:])) * 1.1  # ours: the optimiser's share

@@ -45,6 +45,7 @@ class TimbreFlow:
         self.voice, self.utterances, self.batch_size = voice, utterances, batch_size
         self.rows: Sequence[str] = names
         self.groups: Sequence[Sequence[int]] = utterances.groups()
+        self.lengths: Sequence[int] | None = [len(frames) for frames in utterances.posterior]
         device = utterances.posterior[0].device
         self.leakage = LeakageDiscriminator(voice.config.speaker_size).to(device)
         self.timbre = TimbreDiscriminator(voice.config.latent).to(device)

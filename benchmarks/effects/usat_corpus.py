@@ -22,7 +22,7 @@ from polyadapt_speech.usat.training.corpus import HEAD, HELD_OUT
 from polyadapt_speech.usat.training.corpus import read_corpus as read_prepared
 
 ADAPT, TEST, JOE = "adapt.jsonl", "test.jsonl", "joe"
-BATCH_SIZE = 8
+STEP_S, MOST_CLIPS = 12.0, 8
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,15 @@ def adapted(model: Model, method: str, options: Mapping[str, Any], corpus: Path,
     """Adapt to a held-out voice's minute by the common loop, and save the artifact."""
     card = Host().registry.methods.get(method).card
     data = open_dataset(f"jsonl:{corpus / HELD_OUT / person.name / ADAPT}")
-    batch_size = min(BATCH_SIZE, len(data))
+    batch_size = min(clips_of_a_step(person), len(data))
     settings = TrainSettings(max_steps=steps, epochs=-(-steps * batch_size // len(data)), batch_size=batch_size, device=device)
     fit(model, load_method(card), card.options(**options), TrainingData(data), settings).save(place)
+
+
+def clips_of_a_step(person: Person) -> int:
+    """As many clips as hold about twelve seconds, so that a step costs the same whether someone says words or sentences (ours: the paper does not tell)."""
+    mean_s = sum(clip.seconds for clip in person.adaptation) / len(person.adaptation)
+    return min(MOST_CLIPS, max(1, round(STEP_S / mean_s)))
 
 
 def _held_out(folder: Path) -> Person:

@@ -28,7 +28,8 @@ from polyadapt.methods.base import load_method
 from polyadapt.model import Model, build_model
 from polyadapt.signature import Task
 from polyadapt.sources.processors import array_spec, make_processor
-from polyadapt.training.batches import TrainingData, shuffled
+from polyadapt.training.batches import TrainingData
+from polyadapt.training.drawing import shuffled
 from polyadapt.training.feeds import make_feeds
 from polyadapt.training.form import attached, trainable
 from polyadapt.training.losses import objective_for

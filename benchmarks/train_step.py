@@ -24,7 +24,8 @@ from polyadapt.methods.base import load_method
 from polyadapt.methods.lora.card import CARD as LORA
 from polyadapt.methods.lora.card import LoraOptions
 from polyadapt.model import Model
-from polyadapt.training.batches import TrainingData, shuffled
+from polyadapt.training.batches import TrainingData
+from polyadapt.training.drawing import shuffled
 from polyadapt.training.feeds import make_feeds
 from polyadapt.training.form import attached, trainable
 from polyadapt.training.losses import objective_for

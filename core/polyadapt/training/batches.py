@@ -1,9 +1,8 @@
-"""From a data set to batches: every example is processed once, the order follows from (seed, epoch) alone."""
+"""From a data set to batches: every example is processed once. Which rows make a batch is drawn in `drawing.py`."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,8 +18,6 @@ from polyadapt.training.masking import Masking
 from polyadapt.training.targets import BESIDE, DECODER_INPUT, Arrays, Prepared, prepare_for
 from polyadapt.training.texts import vocabulary_of
 from polyadapt_runtime.errors import BundleError, MissingLibraryError
-
-SPAN = 16  # ours: batches among which rows of like length are put together; more would draw them less freely
 
 
 @dataclass(frozen=True)
@@ -193,26 +190,6 @@ def stack_padded(arrays: Sequence[np.ndarray], fill: int, left: bool = False) ->
     return stacked
 
 
-def order(size: int, seed: int, epoch: int) -> list[int]:
-    """The order of examples in one epoch. The number of processes does not enter."""
-    return [int(row) for row in np.random.default_rng([seed, epoch]).permutation(size)]
-
-
-def in_batches(rows: Sequence[int], batch_size: int) -> Iterator[Sequence[int]]:
-    """Consecutive pieces; the last may be shorter."""
-    for start in range(0, len(rows), batch_size):
-        yield rows[start : start + batch_size]
-
-
-def in_pieces(rows: Sequence[int], count: int) -> list[Sequence[int]]:
-    """At most `count` pieces of nearly equal size, none empty."""
-    if count == 1:
-        return [rows] if rows else []
-    whole, rest = divmod(len(rows), count)
-    edges = [index * whole + min(index, rest) for index in range(count + 1)]
-    return [rows[start:stop] for start, stop in itertools.pairwise(edges) if stop > start]
-
-
 class Feed(Protocol):
     """Where batches come from and how the model answers them; caches of frozen prefixes are other feeds."""
 
@@ -227,37 +204,6 @@ class Feed(Protocol):
 
     def forward(self, batch: Batch) -> Mapping[str, torch.Tensor]:
         """The model's outputs."""
-
-
-Batches = Callable[[int, int], Sequence[Sequence[int]]]
-"""(seed, epoch) -> the rows of every batch of an epoch, equally many in each epoch."""
-
-
-def shuffled(size: int, batch_size: int) -> Batches:
-    """All examples in an order of each epoch's own."""
-    return lambda seed, epoch: list(in_batches(order(size, seed, epoch), batch_size))
-
-
-def grouped_by_length(batches: Batches, lengths: Sequence[int]) -> Batches:
-    """Rows exchanged among every `SPAN` consecutive batches, so that a batch holds rows of like length and little is filled up.
-
-    Rows of an epoch and sizes of its batches stay. Batches of a span come in an order drawn anew, short ones are not always first.
-
-    Args:
-        batches: how rows are drawn.
-        lengths: of every row, in any unit.
-    """
-
-    def alike(seed: int, epoch: int) -> list[Sequence[int]]:
-        given, draws, made = batches(seed, epoch), np.random.default_rng([seed, epoch, 1]), list[Sequence[int]]()
-        for start in range(0, len(given), SPAN):
-            span = given[start : start + SPAN]
-            rows = iter(sorted((row for batch in span for row in batch), key=lengths.__getitem__))
-            pieces = [list(itertools.islice(rows, len(batch))) for batch in span]
-            made += [pieces[place] for place in draws.permutation(len(pieces))]
-        return made
-
-    return alike
 
 
 Transform = Callable[[Batch, int], Batch]

@@ -7,7 +7,8 @@ import torch
 from polyadapt.data.dataset import Dataset
 from polyadapt.errors import UserError
 from polyadapt.model import Model
-from polyadapt.training.batches import Examples, PlainFeed, in_batches
+from polyadapt.training.batches import Examples, PlainFeed
+from polyadapt.training.drawing import in_batches
 from polyadapt.training.keep import kept
 from polyadapt.training.processes import find_processes, moved
 from polyadapt.training.run import Run

@@ -16,8 +16,9 @@ from polyadapt.edits.attach import HOLDER, Attachments
 from polyadapt.errors import UserError
 from polyadapt.model import Model
 from polyadapt.training import randomness
-from polyadapt.training.batches import Batches, Feed, HasParts, Transform, grouped_by_length, shuffled
+from polyadapt.training.batches import Feed, HasParts, Transform
 from polyadapt.training.checkpoint import clear_checkpoints, load_checkpoint
+from polyadapt.training.drawing import Batches, grouped_by_length, shuffled
 from polyadapt.training.feeds import Feeds, make_feeds
 from polyadapt.training.keep import kept
 from polyadapt.training.loop import Loop

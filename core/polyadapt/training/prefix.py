@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
-from polyadapt.training.batches import Batch, Examples, in_batches
+from polyadapt.training.batches import Batch, Examples
 from polyadapt.training.bypass import Shape
 from polyadapt.training.checkpoint import remove_leftovers
+from polyadapt.training.drawing import in_batches
 from polyadapt.training.processes import Processes
 from polyadapt.training.store import Rows, RowsInMemory, RowsOnDisk, write_rows
 from polyadapt.training.targets import Prepared

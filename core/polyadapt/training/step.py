@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from polyadapt.errors import UserError
-from polyadapt.training.batches import Batch, in_pieces
+from polyadapt.training.batches import Batch
+from polyadapt.training.drawing import in_pieces
 from polyadapt.training.optimisation import load_optimiser, make_optimiser, optimiser_tensors
 from polyadapt.training.processes import Processes
 from polyadapt.training.work import Work

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from polyadapt.training.batches import Feed, in_batches
+from polyadapt.training.batches import Feed
+from polyadapt.training.drawing import in_batches
 from polyadapt.training.processes import Processes
 from polyadapt.training.work import Work
 

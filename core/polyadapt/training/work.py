@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from polyadapt.errors import UserError
-from polyadapt.training.batches import Batches, Feed
+from polyadapt.training.batches import Feed
+from polyadapt.training.drawing import Batches
 from polyadapt.training.losses import Objective
 from polyadapt.training.processes import Processes
 from polyadapt.training.settings import TrainSettings

@@ -11,7 +11,8 @@ import torch
 from polyadapt.data.dataset import Dataset
 from polyadapt.errors import UserError, unknown
 from polyadapt.training.alphabet import alphabet_of, refuse_letters_outside
-from polyadapt.training.batches import Batch, Batches, Examples, Feed, in_batches
+from polyadapt.training.batches import Batch, Examples, Feed
+from polyadapt.training.drawing import Batches, in_batches
 from polyadapt_speech.master_asr.forms import SharedForm
 
 COLUMN = "language"

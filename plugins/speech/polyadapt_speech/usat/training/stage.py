@@ -20,8 +20,9 @@ from torch import nn
 from polyadapt.errors import UserError
 from polyadapt.files import read_json, write_json
 from polyadapt.training import randomness
-from polyadapt.training.batches import SPAN, Batch, Batches, grouped_by_length
+from polyadapt.training.batches import Batch
 from polyadapt.training.checkpoint import clear_checkpoints, load_checkpoint
+from polyadapt.training.drawing import SPAN, Batches, grouped_by_length
 from polyadapt.training.events import Emit
 from polyadapt.training.loop import Loop
 from polyadapt.training.losses import Objective

@@ -77,7 +77,7 @@ def adapt(
         method: id of a method.
         data: a URI, a data set or its parts; whatever is not split yet is split by `split`.
         train: training settings; `polyadapt show METHOD` and the docs list them.
-        split: how to split: by, seed, fractions, counts per class.
+        split: how to split: by, seed, fractions, counts per class; {"fractions": {"train": 1}} learns from all.
         directory: where checkpoints go; none are written without it.
         resume: go on from the newest checkpoint in `directory`.
         emit: hears every event.
@@ -89,7 +89,7 @@ def adapt(
         TrainingError: training cannot go on.
         PluginError: the plugin that owns the method failed.
     """
-    parts = data if isinstance(data, Parts) else split_data(open_dataset(data, host=host), split, not model.task.transcribes)
+    parts = data if isinstance(data, Parts) else split_data(open_dataset(data, host=host), split, not model.task.transcribes, needed=("train",))
     return adapt_parts(model, method, parts, options, train, directory=directory, resume=resume, emit=emit, host=host)
 
 

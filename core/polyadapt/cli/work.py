@@ -48,7 +48,7 @@ def adapt(ctx: click.Context, /, **given: Any) -> None:
     host.registry.methods.get(given["method"])
     model = load_model(host, given["reference"], parse_pairs(given["model_options"], "--model-option"), given["allow_download"])
     dataset = api.open_dataset(given["data"], parse_pairs(given["data_options"], "--data-option"), host=host)
-    parts = split_data(dataset, nested(parse_pairs(given["split"], "--split")), not model.task.transcribes)
+    parts = split_data(dataset, nested(parse_pairs(given["split"], "--split")), not model.task.transcribes, needed=("train",))
     options, train = parse_pairs(given["options"], "--option"), parse_pairs(given["train"], "--train")
     if given["dry_run"]:
         found = estimate_adaptation(host, model, given["method"], options, train, parts)

@@ -71,13 +71,14 @@ class Parts:
         return {"by": self.by, "seed": self.split.seed, "parts": {name: {"n": len(part), "hash": part.hash} for name, part in self.parts.items()}}
 
 
-def split_data(dataset: Dataset, split: Split | Mapping[str, Any] | None = None, by_class: bool = True) -> Parts:
+def split_data(dataset: Dataset, split: Split | Mapping[str, Any] | None = None, by_class: bool = True, needed: Sequence[str] = ("train", "test")) -> Parts:
     """Split a data set.
 
     Args:
         dataset: all examples.
         split: how; a mapping is validated first.
         by_class: labels are classes, which every part has to have. False where something else is learned, such as transcripts.
+        needed: parts that must be there; where nothing is measured afterwards, all may train.
 
     Returns:
         Disjoint parts, each in the data set's order.
@@ -86,13 +87,13 @@ def split_data(dataset: Dataset, split: Split | Mapping[str, Any] | None = None,
         UserError: shares that make no sense, a class with one example, classes that differ between the parts, an empty part.
     """
     chosen = split if isinstance(split, Split) else read_options(Split, split or {}, "split")
-    fractions = _fractions(chosen)
+    fractions = _fractions(chosen, needed)
     ground = dataset if by_class else _without_labels(dataset)
     by = _way(ground, chosen.by)
-    if ground.is_labelled:
+    if ground.is_labelled and len(fractions) > 1:
         _refuse_lonely_classes(ground)
     if by.startswith("column:"):
-        indices = _by_column(ground, by.removeprefix("column:"))
+        indices = _by_column(ground, by.removeprefix("column:"), needed)
     elif by.startswith("group:") or by == "file":
         indices = _by_group(ground, _groups(ground, by), fractions, chosen)
     else:
@@ -111,7 +112,7 @@ def _without_labels(dataset: Dataset) -> Dataset:
     return Dataset(dataset.name, [replace(example, label=None) for example in dataset], dataset.media, (), dataset.licence)
 
 
-def _fractions(split: Split) -> dict[str, float]:
+def _fractions(split: Split, needed: Sequence[str]) -> dict[str, float]:
     """Shares of the parts that exist, checked; parts with a count per class are left to that count."""
     for part, share in split.fractions.items():
         if part not in PARTS:
@@ -121,7 +122,7 @@ def _fractions(split: Split) -> dict[str, float]:
     shares = {part: float(split.fractions.get(part, 0)) for part in PARTS}
     if sum(shares.values()) > 1 + 1e-9:
         raise UserError(f"split: the fractions add up to {sum(shares.values()):g}, more than 1; lower one of {', '.join(split.fractions)}")
-    for part in ("train", "test"):
+    for part in needed:
         if not shares[part] and part not in split.per_class:
             raise UserError(f"split: no share is given to {part!r}; set fractions.{part} or {part}_per_class")
     return {part: share for part, share in shares.items() if share or part in split.per_class}
@@ -243,14 +244,14 @@ def _by_group(dataset: Dataset, groups: Sequence[str], fractions: Mapping[str, f
     return indices
 
 
-def _by_column(dataset: Dataset, column: str) -> dict[str, list[int]]:
+def _by_column(dataset: Dataset, column: str, needed: Sequence[str]) -> dict[str, list[int]]:
     indices: dict[str, list[int]] = {}
     for row, example in enumerate(dataset):
         part = str(example.extra[column])
         if part not in PARTS:
             raise UserError(f"{example.source or example.id}: column {column!r} is {part!r}{nearest(part, PARTS)}; expected train, validation or test")
         indices.setdefault(part, []).append(row)
-    for part in ("train", "test"):
+    for part in needed:
         if part not in indices:
             raise UserError(f"split: column {column!r} of {dataset.name!r} never says {part!r}; found: {', '.join(sorted(indices))}")
     return {part: indices[part] for part in PARTS if part in indices}

@@ -160,6 +160,11 @@ def test_splits_that_make_no_sense(counts: dict[str, int], options: dict[str, An
         split_data(make(counts), options)
 
 
+def test_all_may_train_where_nothing_is_measured() -> None:
+    parts = split_data(make({"a": 9, "b": 1}), {"fractions": {"train": 1.0}}, needed=("train",))
+    assert len(parts.train) == 10 and parts.validation is None and list(parts.parts) == ["train"]
+
+
 def test_groups_that_cannot_be_dealt_out() -> None:
     with pytest.raises(UserError, match="2 groups for 3 parts"):
         split_data(make({"a": 9, "b": 9}, groups=2), {"by": "group:who"})

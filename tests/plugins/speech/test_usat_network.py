@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.nn import functional as F
-from torch.nn.utils import parametrize
 
 from polyadapt.families.shared import enliven
 from polyadapt_speech.usat.family.model import TINY, tiny_voice
@@ -17,7 +16,6 @@ from polyadapt_speech.usat.network.flow import Flow
 from polyadapt_speech.usat.network.posterior import PosteriorEncoder
 from polyadapt_speech.usat.network.voice import Manner, Voice
 from polyadapt_speech.usat.network.wavenet import WaveNet
-from polyadapt_speech.usat.network.weight_norm import add_weight_norm, remove_weight_norm
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -149,22 +147,6 @@ def test_noise_is_an_input(voice: Voice) -> None:
     assert not torch.equal(other, lengths)
     _, slow = speak(voice, ids, mask, Manner(length_scale=torch.tensor([1.0, 2.0])))
     assert slow[0] == lengths[0] and slow[1] > 1.5 * lengths[1]
-
-
-def test_weight_norm_comes_and_goes_without_a_trace() -> None:
-    voice = living_voice()
-    ids, mask = text()
-    before, names = speak(voice, ids, mask)[0], list(voice.state_dict())
-    add_weight_norm(voice)
-    normed = [name for name, module in voice.named_modules() if parametrize.is_parametrized(module, "weight")]
-    decoder, flow = TINY.decoder, TINY.flow
-    # Every layer's two convolutions of every coupling; upsampling; every convolution of the residual blocks.
-    assert len(normed) == TINY.couplings * flow.layers * 2 + len(decoder.rates) + len(decoder.rates) * sum(map(len, decoder.dilations))
-    assert torch.allclose(speak(voice, ids, mask)[0], before, atol=1e-5)
-    add_weight_norm(voice)  # twice is once
-    remove_weight_norm(voice)
-    assert sorted(voice.state_dict()) == sorted(names)
-    assert torch.allclose(speak(voice, ids, mask)[0], before, atol=1e-5)
 
 
 def test_the_posterior_encoder_draws_from_what_it_says() -> None:

@@ -31,7 +31,6 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def model() -> Model:
     torch.manual_seed(0)
-    spec = {"kind": "array", "input": "input_ids", "shape": ["tokens"], "dtype": "int64"}
     voice = tiny_voice(replace(TINY, speaker_size=SIZE, listens=True))
     spec = {"kind": "phonemes", "language": "en-us", "maximum_tokens": 90, "pad_id": 0, "inputs": {"ids": "input_ids", "mask": "attention_mask"}}
     return build_model(load_family(CARD), voice, Task("synthesis"), Processor(spec), reference="x:tiny-listener")

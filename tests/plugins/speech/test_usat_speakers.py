@@ -171,7 +171,7 @@ def test_a_discriminator_that_always_says_the_same_gains_nothing() -> None:
             parameter.zero_()
         discriminator.layers[-1].bias.fill_(3.0)  # type: ignore[union-attr,operator]
     losses = leakage_losses(discriminator, *(torch.randn(5, 4, generator=generator(seed)) for seed in range(3)))
-    assert losses.accuracy == 0.5
+    assert losses.right == 0.5
     assert float(losses.discriminator.detach()) == pytest.approx(float((F.softplus(torch.tensor(-3.0)) + F.softplus(torch.tensor(3.0))) / 2))
 
 
@@ -196,7 +196,7 @@ def test_words_leave_the_speaker_vector() -> None:
         speakers, words, elsewhere = (torch.randn(64, 4, generator=g) for _ in range(3))
         first, second, other = clip(speakers, words), clip(speakers, words), clip(speakers, elsewhere)
         losses = leakage_losses(discriminator, first, second, other)
-        accuracies.append(losses.accuracy)
+        accuracies.append(losses.right)
         own.zero_grad()
         losses.discriminator.backward()
         own.step()
@@ -213,7 +213,7 @@ def test_the_timbre_loss_trains_both_sides_against_each_other() -> None:
     discriminator = TimbreDiscriminator(6, 16, 1)
     prior = torch.randn(3, 6, 12, generator=generator(), requires_grad=True)
     flowed, mask = torch.randn(3, 6, 12, generator=generator(1), requires_grad=True), lengths_mask(12, 12, 7)
-    timbre_loss(discriminator, prior, flowed, mask).backward()
+    timbre_loss(discriminator, prior, flowed, mask).loss.backward()
     assert prior.grad is None and flowed.grad is not None and not flowed.grad[2, :, 7:].any()
     plain = flowed.detach().requires_grad_()
     logits = discriminator(torch.cat([prior.detach(), plain]), torch.cat([mask, mask]))

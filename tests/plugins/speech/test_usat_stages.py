@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,16 +21,19 @@ from polyadapt.host import Host
 from polyadapt.model import Model
 from polyadapt.training.interrupt import TrainingInterrupted
 from polyadapt.training.optimisation import make_optimiser
+from polyadapt_runtime.errors import MissingLibraryError
 from polyadapt_speech import entry
 from polyadapt_speech.usat.family.model import TINY, tiny_voice
+from polyadapt_speech.usat.network.loudness import LOUDNESS
 from polyadapt_speech.usat.network.voice import Voice
 from polyadapt_speech.usat.network.wave_discriminators import WaveDiscriminators
 from polyadapt_speech.usat.spectrogram import Spectrogram
 from polyadapt_speech.usat.training.commands import _minutes
-from polyadapt_speech.usat.training.corpus import Corpus, Speaker, Spoken, read_corpus, write_corpus, write_sound
-from polyadapt_speech.usat.training.prepare import prepare
+from polyadapt_speech.usat.training.corpus import Corpus, Speaker, Spoken, evenly, read_corpus, write_corpus, write_sound
+from polyadapt_speech.usat.training.prepare import prepare, rate_of, usual_texts
 from polyadapt_speech.usat.training.segments import Segments, drawn, parts
-from polyadapt_speech.usat.training.sources import LOUDNESS, Collection, Source, levelled, speakers_of
+from polyadapt_speech.usat.training.sentences import SENTENCES
+from polyadapt_speech.usat.training.sources import Collection, Source, at_one_loudness, speakers_of
 from polyadapt_speech.usat.training.stage import Limits, balanced, batches_of
 from polyadapt_speech.usat.training.timbre import TimbreFlow
 from polyadapt_speech.usat.training.train import Request, Trainer
@@ -48,7 +52,7 @@ def tone(pitch_hz: float, seconds: float, seed: int) -> np.ndarray:
     time = np.arange(round(seconds * RATE_HZ)) / RATE_HZ
     phase = 2 * np.pi * pitch_hz * (time + 0.05 * np.sin(2 * np.pi * 3 * time + draws.uniform(0, 6)))
     sound = sum(np.sin(number * phase) / number for number in (1, 2, 3, 5)) + 0.01 * draws.standard_normal(len(time))
-    return levelled((0.2 * sound).astype(np.float32))
+    return at_one_loudness((0.2 * sound).astype(np.float32), RATE_HZ)
 
 
 def clips_of(name: str, pitch_hz: float, count: int) -> list[Spoken]:
@@ -108,8 +112,8 @@ def test_a_damaged_corpus_is_one_line(corpus: Path, tmp_path: Path, name: str) -
 
 def test_clips_are_brought_to_one_loudness() -> None:
     for factor in (0.01, 3.0):
-        assert np.sqrt(np.square(levelled(factor * tone(150, 0.2, 0))).mean()) == pytest.approx(LOUDNESS, rel=1e-3)
-    assert not levelled(np.zeros(9, np.float32)).any()
+        assert np.sqrt(np.square(at_one_loudness(factor * tone(150, 0.2, 0), RATE_HZ)).mean()) == pytest.approx(LOUDNESS, rel=5e-3)
+    assert not at_one_loudness(np.zeros(900, np.float32), RATE_HZ).any()
 
 
 def test_letters_are_joined_with_what_is_said(tmp_path: Path) -> None:
@@ -125,6 +129,38 @@ def test_letters_are_joined_with_what_is_said(tmp_path: Path) -> None:
     clips = {source.speaker.name: [*source.clips] for source in sources}
     assert {name: [clip.text for clip in of] for name, of in clips.items()} == {"letters-pt_BR": ["a, casa"], "letters-da": ["A hen"], "letters-fr": [""]}
     assert len(clips["letters-pt_BR"][0].samples) == pytest.approx(0.9 * RATE_HZ, rel=0.05)
+
+
+def collected(folder: Path, contents: dict[str, bytes]) -> Dataset:
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return Dataset("data:x", [Example(name, folder / name, text="a hen", extra={"language": name[:2]}) for name in contents], "audio", licence="none")
+
+
+def test_what_cannot_be_read_is_named_and_a_speaker_without_clips_left_out(start: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Training would stumble over a speaker of whom there is nothing to draw."""
+    write_sound(tmp_path / "sound.flac", tone(150, 1.0, 0), RATE_HZ)
+    data = collected(tmp_path, {"en-1.flac": (tmp_path / "sound.flac").read_bytes(), "fr-1.flac": b"no sound"})
+    sources = [*speakers_of(Collection("x", "data:x", {}, 5.0, texts=False), data, RATE_HZ)]
+    made = prepare(tmp_path / "corpus", start, sources, [], ())
+    assert made.seconds == {"x-en": pytest.approx(1.0, abs=0.1), "x-fr": 0.0} and "fr-1.flac: left out, " in caplog.text
+    assert [speaker.name for speaker in read_corpus(tmp_path / "corpus").speakers] == ["x-en"]
+    with pytest.raises(UserError, match="no speaker has a recording that can be read"):
+        prepare(tmp_path / "none", start, [*speakers_of(Collection("x", "data:x", {}, 5.0), data.subset([1]), RATE_HZ)], [], ())
+
+
+def test_a_library_that_is_missing_is_no_broken_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    [source] = speakers_of(Collection("x", "data:x", {}, 5.0), collected(tmp_path, {"en-1.g722": b"\x00" * 400}), RATE_HZ)
+    with pytest.raises((UserError, MissingLibraryError), match="codecs"):
+        next(source.clips)
+
+
+def test_a_start_that_is_no_piper_voice_is_one_line() -> None:
+    with torch.random.fork_rng():
+        plain = Host(plugins=[("core", builtin), ("speech", entry)], discover=False, environment={}).load("polyadapt:tiny-voice")
+    with pytest.raises(UserError, match="polyadapt:tiny-voice is no voice that tells its sampling rate; start from a Piper voice"):
+        rate_of(plain)
 
 
 @pytest.mark.program("espeak-ng")
@@ -194,14 +230,44 @@ def test_every_speaker_is_as_likely() -> None:
     assert balanced([[0], [1]], 8)(3, 1) == balanced([[0], [1]], 8)(3, 1) != balanced([[0], [1]], 8)(3, 2)
 
 
-def test_the_flow_hears_clips_of_like_length() -> None:
-    """Speakers stay as likely as before: the rows of an epoch are the same."""
+def utterances_of(frames: list[int]) -> Utterances:
+    """Clips of so many frames, of two speakers in turn."""
     voice = tiny_voice(replace(TINY, speaker_size=6, memory_slots=4, listens=True))
     assert voice.spectrogram is not None
-    hop, ids = voice.config.decoder.hop, torch.arange(4)
-    clips = Segments([torch.randn((20 + 13 * (row % 7)) * hop, generator=torch.Generator().manual_seed(row)) for row in range(14)], voice.spectrogram, torch.device("cpu"))
-    utterances = Utterances(voice, [(clips, row, ids, row % 2) for row in range(14)])
-    stage = TimbreFlow(voice, utterances, [str(row) for row in range(14)], 4)
+    hop = voice.config.decoder.hop
+    clips = Segments([torch.randn(count * hop, generator=torch.Generator().manual_seed(row)) for row, count in enumerate(frames)], voice.spectrogram, torch.device("cpu"))
+    return Utterances(voice, [(clips, row, torch.arange(4), row % 2) for row in range(len(frames))])
+
+
+def test_two_cuts_of_a_clip_overlap_and_are_not_the_same() -> None:
+    """Else D_p would learn what is identical and not what shares its words; short clips are most of those of real people."""
+    torch.manual_seed(0)
+    frames = [20, 50, 90, 400]
+    utterances = utterances_of(frames)
+    for _ in range(20):
+        (first, one), (second, other) = utterances.cuts([0, 1, 2, 3], 60, 2)
+        assert torch.equal(one, other) and one.sum((1, 2)).tolist() == [13, 33, 60, 60]
+        for row, size in enumerate([13, 33, 60, 60]):
+            whole = utterances.posterior[row][:, : utterances.latent].T  # (C, F)
+            places = [next(at for at in range(frames[row]) if torch.equal(whole[:, at : at + size], cut[row, :, :size])) for cut in (first, second)]
+            assert 0 < abs(places[0] - places[1]) <= size / 2
+    [(alone, mask)] = utterances.cuts([0, 3], 60)
+    assert mask.sum((1, 2)).tolist() == [20, 60] and torch.equal(alone[0, :, :20], utterances.posterior[0][:, : utterances.latent].T)
+
+
+def test_sentences_are_taken_from_the_whole_of_a_list() -> None:
+    assert evenly(range(10), 4) == [0, 2, 5, 7] and evenly(range(3), 9) == [0, 1, 2] and evenly([], 3) == []
+    captions = [f"{letter} is for a letter" for letter in "abcdefghijklmnopqrstuvwxyz"]
+    data = Dataset("captions", [Example(text, text, text=text, extra={"caption": text}) for text in captions], "text")
+    texts = usual_texts(lambda uri, options: data, len(SENTENCES) + 5)
+    assert texts[: len(SENTENCES)] == list(SENTENCES) and [text[0] for text in texts[len(SENTENCES) :]] == ["a", "f", "k", "p", "u"]
+    assert usual_texts(lambda uri, options: data, 4)[-1] in SENTENCES[-len(SENTENCES) // 4 :]
+
+
+def test_the_flow_hears_clips_of_like_length() -> None:
+    """Speakers stay as likely as before: the rows of an epoch are the same."""
+    utterances = utterances_of([20 + 13 * (row % 7) for row in range(14)])
+    stage = TimbreFlow(tiny_voice(replace(TINY, speaker_size=6, memory_slots=4, listens=True)), utterances, [str(row) for row in range(14)], 4)
     found, plain = batches_of(stage)(0, 0), balanced(stage.groups, 4)(0, 0)
     assert sorted(row for batch in found for row in batch) == sorted(row for batch in plain for row in batch)
 
@@ -282,17 +348,22 @@ def test_other_texts_leave_what_hears_recordings_alone(start: Model, corpus: Pat
         Trainer(start, sounds, request(folder)).run()
 
 
-def trained_posterior(start: Model, corpus: Corpus, folder: Path, steps: int, cut_at: int = 0) -> dict[str, torch.Tensor]:
-    """Stage A, stopped by Ctrl-C at a step and resumed where that is asked for."""
+def stopping(cut_at: int) -> Any:
+    """A listener that presses Ctrl-C after a step."""
 
     def stop(event: Any) -> None:
         if event.kind == "step" and event["step"] == cut_at:
             raise KeyboardInterrupt
 
+    return stop
+
+
+def trained_posterior(start: Model, corpus: Corpus, folder: Path, steps: int, cut_at: int = 0) -> dict[str, torch.Tensor]:
+    """Stage A, stopped by Ctrl-C at a step and resumed where that is asked for."""
     wanted = request(folder, steps, stages=("A",), report_steps=1)
     if cut_at:
         with pytest.raises(TrainingInterrupted):
-            Trainer(start, corpus, wanted, emit=stop).run()
+            Trainer(start, corpus, wanted, emit=stopping(cut_at)).run()
     Trainer(start, corpus, replace(wanted, resume=True)).run()
     return state_of(folder / "stage-posterior")
 
@@ -304,6 +375,25 @@ def test_an_interrupted_stage_goes_on_as_if_nothing_had_happened(start: Model, c
     shorter = trained_posterior(start, read, tmp_path / "shorter", 3)
     assert all(torch.equal(value, broken[name]) for name, value in whole.items())
     assert not all(torch.equal(value, shorter[name]) for name, value in whole.items())
+
+
+def test_an_interrupted_timbre_stage_comes_to_the_same_voice(start: Model, corpus: Path, tmp_path: Path) -> None:
+    """And to the same facts, whatever was drawn elsewhere before."""
+    read, facts = read_corpus(corpus), []
+    Trainer(start, read, request(tmp_path / "ground", stages=("A", "B"))).run()
+    for name, cut_at in (("whole", 0), ("broken", 3)):
+        shutil.copytree(tmp_path / "ground", tmp_path / name)
+        wanted = request(tmp_path / name, 6, stages=("C",), report_steps=1)
+        if cut_at:
+            with pytest.raises(TrainingInterrupted):
+                Trainer(start, read, wanted, emit=stopping(cut_at)).run()
+            torch.rand(7)
+        Trainer(start, read, replace(wanted, resume=True)).run()
+        facts.append(read_voice(tmp_path / name)[1]["stages"]["timbre"])
+    assert facts[0]["average_speaker"] == facts[1]["average_speaker"]
+    assert set(facts[0]["discriminators_right"]) == {"leakage", "timbre"} and all(0 <= value <= 1 for value in facts[0]["discriminators_right"].values())
+    whole, broken = state_of(tmp_path / "whole"), state_of(tmp_path / "broken")
+    assert all(torch.equal(value, broken[name]) for name, value in whole.items())
 
 
 def test_the_posterior_comes_to_hear_what_was_said(start: Model, corpus: Path, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def export(model: Model, artifacts: Mapping[str, Artifact], directory: Path, opt
         options: see `SherpaOptions`.
 
     Raises:
-        UserError: no voice, no table of phonemes, several artifacts, or nobody to speak as.
+        UserError: no voice, no table of phonemes, several artifacts or one of another base, or nobody to speak as.
         ExportError: the graph cannot be traced or differs from torch; nothing was written.
     """
     chosen = read_options(SherpaOptions, dict(options), "the target sherpa-onnx")
@@ -77,6 +77,8 @@ def export(model: Model, artifacts: Mapping[str, Artifact], directory: Path, opt
     if len(artifacts) > 1:
         raise UserError(f"a voice for sherpa-onnx holds one artifact, {len(artifacts)} were given; write a folder for each")
     artifact = next(iter(artifacts.values()), None)
+    if artifact is not None:
+        artifact.check_base(model.base_id, model.reference)
     tokens = tokens_of(next(iter(model.processor.assets.values())))
     module = PiperVoice(voice, _speaker(voice, artifact, model.reference)).eval()
     with replacing_directory(directory) as staging, torch.no_grad():

@@ -37,11 +37,11 @@ def row_divergence(flowed: torch.Tensor, log_deviation: torch.Tensor, prior_mean
 
 @dataclass(frozen=True)
 class LeakageLosses:
-    """`discriminator` trains D_p alone, `encoder` the speaker encoder alone; `accuracy` near 0.5 means that nothing leaks, or that D_p does not learn."""
+    """`discriminator` trains D_p alone, `encoder` the speaker encoder alone; `right` near 0.5 means that nothing leaks, or that D_p does not learn."""
 
     discriminator: torch.Tensor
     encoder: torch.Tensor
-    accuracy: float
+    right: torch.Tensor
 
 
 def leakage_losses(discriminator: LeakageDiscriminator, first: torch.Tensor, second: torch.Tensor, other: torch.Tensor) -> LeakageLosses:
@@ -66,11 +66,19 @@ def leakage_losses(discriminator: LeakageDiscriminator, first: torch.Tensor, sec
     return LeakageLosses(
         F.binary_cross_entropy_with_logits(own, truth),
         F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, 0.5)),  # least where D_p cannot decide
-        float(((own > 0) == (truth > 0)).float().mean()),
+        _right(own, truth),
     )
 
 
-def timbre_loss(discriminator: TimbreDiscriminator, prior: torch.Tensor, flowed: torch.Tensor, mask: torch.Tensor, weight: float = 1.0) -> torch.Tensor:
+@dataclass(frozen=True)
+class TimbreLoss:
+    """`loss` trains D_t and, against it, the flow; where `right` is near 1, D_t has won and its gradient says nothing any more."""
+
+    loss: torch.Tensor
+    right: torch.Tensor
+
+
+def timbre_loss(discriminator: TimbreDiscriminator, prior: torch.Tensor, flowed: torch.Tensor, mask: torch.Tensor, weight: float = 1.0) -> TimbreLoss:
     """L_td: D_t learns to tell the text's prior from what the flow made of a recording; the flow, by the reversed gradient, to make them alike.
 
     Args:
@@ -85,7 +93,12 @@ def timbre_loss(discriminator: TimbreDiscriminator, prior: torch.Tensor, flowed:
     """
     logits = discriminator(torch.cat([prior.detach(), reversed_gradient(flowed, weight)]), torch.cat([mask, mask]))  # (2B,)
     truth = torch.cat([torch.ones(len(prior)), torch.zeros(len(flowed))]).to(logits)
-    return F.binary_cross_entropy_with_logits(logits, truth)
+    return TimbreLoss(F.binary_cross_entropy_with_logits(logits, truth), _right(logits, truth))
+
+
+def _right(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Share of right answers []."""
+    return ((logits > 0) == (truth > 0)).float().mean()
 
 
 def _pairs(discriminator: LeakageDiscriminator, first: torch.Tensor, second: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

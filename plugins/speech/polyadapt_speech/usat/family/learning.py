@@ -14,6 +14,7 @@ import torch
 from polyadapt_speech.usat.losses import row_divergence
 from polyadapt_speech.usat.network.alignment import durations_by_search, log_likelihood
 from polyadapt_speech.usat.network.lengths import Frames, frames_of
+from polyadapt_speech.usat.network.loudness import levelled
 from polyadapt_speech.usat.network.voice import Voice
 
 Tensors = Mapping[str, torch.Tensor]
@@ -21,13 +22,13 @@ Tensors = Mapping[str, torch.Tensor]
 
 @torch.no_grad()
 def heard(voice: Voice, samples: torch.Tensor) -> dict[str, torch.Tensor]:
-    """A recording as training needs it.
+    """A recording as training needs it, whatever its loudness.
 
     Shape:
         samples [samples] -> `posterior` [frames, 2 latent]: mean and log deviation of every frame; `frames` [].
     """
     assert voice.spectrogram is not None and voice.posterior is not None
-    seen = voice.spectrogram(samples[None])
+    seen = voice.spectrogram(levelled(samples[None], torch.tensor([len(samples)], device=samples.device), voice.config.decoder.hop))
     _, mean, log_deviation = voice.posterior(seen, torch.ones_like(seen[:, :1]), seen.new_zeros(1))
     return {"posterior": torch.cat([mean, log_deviation], 1)[0].T.contiguous(), "frames": torch.tensor(seen.shape[2])}
 
@@ -82,4 +83,4 @@ def _laid(voice: Voice, inputs: Tensors, noisy: bool) -> _Laid:
     moved = voice.flow(z * mask, mask, inputs["speaker"][..., None])
     scores = log_likelihood(moved, prior_mean, prior_log_deviation).detach()  # (B, T, F)
     durations = durations_by_search(scores, counts.sum(1).long(), inputs["frames"])
-    return _Laid(hidden, prior_mean, prior_log_deviation, counts[:, None], moved, log_deviation, scores, durations, frames_of(durations))
+    return _Laid(hidden, prior_mean, prior_log_deviation, counts[:, None], moved, log_deviation, scores, durations, frames_of(durations, mean.shape[2]))

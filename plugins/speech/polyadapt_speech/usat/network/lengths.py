@@ -25,13 +25,18 @@ class Frames:
         return values.gather(2, self.token[:, None, :].expand(-1, values.shape[1], -1)) * self.mask
 
 
-def frames_of(durations: torch.Tensor) -> Frames:
-    """Frames for durations of tokens, int64 [batch, tokens]; a row lasts one frame at least."""
+def frames_of(durations: torch.Tensor, count: int | None = None) -> Frames:
+    """Frames for durations of tokens, int64 [batch, tokens]; a row lasts one frame at least.
+
+    Args:
+        durations: whole frames of every token.
+        count: frames that rows are filled up to; those of the longest row when None.
+    """
     ends = durations.cumsum(-1)  # (B, T)
     lengths = ends[:, -1].clamp_min(1)  # (B,)
-    count: Any = lengths.max().item()
-    torch._check(count >= 1)  # type: ignore[no-untyped-call]  # for the tracer, to which the number of frames is unknown
-    places = torch.arange(count, device=durations.device)  # (F,)
+    longest: Any = lengths.max().item() if count is None else count
+    torch._check(longest >= 1)  # type: ignore[no-untyped-call]  # for the tracer, to which the number of frames is unknown
+    places = torch.arange(longest, device=durations.device)  # (F,)
     token = (places[None, :, None] >= ends[:, None, :-1]).sum(-1)  # (B, F)
     mask = (places[None, :] < lengths[:, None]).to(torch.float32).unsqueeze(1)  # (B, 1, F)
     return Frames(token, mask, lengths)

@@ -14,6 +14,7 @@ from polyadapt_speech.usat.network.duration_posterior import DurationPosterior
 from polyadapt_speech.usat.network.durations import DurationPredictor
 from polyadapt_speech.usat.network.flow import Flow
 from polyadapt_speech.usat.network.lengths import frames_of
+from polyadapt_speech.usat.network.loudness import levelled
 from polyadapt_speech.usat.network.memory import Memory
 from polyadapt_speech.usat.network.posterior import PosteriorEncoder
 from polyadapt_speech.usat.network.speaker_encoder import SpeakerEncoder
@@ -75,7 +76,7 @@ class Voice(nn.Module):
         return self.decoder(z, frame_mask), lengths * self.config.decoder.hop, durations
 
     def speaker_vector(self, samples: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Whose voice a recording is: spectrogram, mean of the posterior, speaker encoder.
+        """Whose voice a recording is: brought to one loudness, spectrogram, mean of the posterior, speaker encoder.
 
         Frames that reach behind a recording's end are left out, so a row gives the vector that it gives alone.
 
@@ -87,7 +88,7 @@ class Voice(nn.Module):
             samples [batch, samples], lengths int64 [batch] -> [batch, size], of length 1.
         """
         assert self.spectrogram is not None and self.posterior is not None and self.speaker_encoder is not None
-        seen = self.spectrogram(samples)  # (B, bins, F)
+        seen = self.spectrogram(levelled(samples, lengths, self.config.decoder.hop))  # (B, bins, F)
         mask = self.spectrogram.whole(lengths, seen.shape[-1])  # (B, 1, F)
         _, mean, _ = self.posterior(seen, mask, seen.new_zeros(1))  # (B, C, F)
         result: torch.Tensor = self.speaker_encoder(mean, mask)

@@ -30,7 +30,7 @@ def usat_corpus(context: click.Context, out: Path, start: str, held_out: tuple[s
 
     model = host.load(start)
     made = prepare(out, model, usual_sources(open_data, rate_of(model)), usual_texts(open_data, round(share * SAID)), held_out or HELD_OUT, share)
-    rows = [(name, f"{seconds:.0f}", "trained on") for name, seconds in made.seconds.items()]
+    rows = [(name, f"{seconds:.0f}", "trained on" if seconds else "left out: no recording that can be read") for name, seconds in made.seconds.items()]
     print_table(("speaker", "seconds", ""), [*rows, *((name, f"{seconds:.0f}", "held out") for name, seconds in made.held_out.items())])
     for language, found in made.strange.items():
         click.echo(f"{language}: phonemes that {start} lacks, whose clips have no text: " + ", ".join(f"{symbol!r} ({count})" for symbol, count in found.most_common()))

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from polyadapt.tensors import load_tensors, save_tensors
 FORMAT = 1
 HEAD, INDEX, SAMPLES, HELD_OUT = "corpus.json", "index.safetensors", "samples.flac", "held-out"
 FULL_SCALE = 32767
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,12 @@ def read_corpus(folder: Path) -> Corpus:
         )
     except (FileNotFoundError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder} is no whole corpus ({type(error).__name__}: {error}); prepare it again") from error
+
+
+def evenly(found: Sequence[Item], count: int) -> list[Item]:
+    """At most so many of them, from the whole of the row."""
+    count = min(count, len(found))
+    return [found[place * len(found) // count] for place in range(count)]
 
 
 def write_sound(path: Path, samples: NDArray[np.float32], rate_hz: int) -> None:

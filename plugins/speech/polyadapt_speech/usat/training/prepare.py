@@ -20,7 +20,7 @@ from polyadapt_runtime.errors import InputError
 from polyadapt_runtime.phonemes import PhonemeReader
 from polyadapt_speech.usat.network.voice import Voice
 from polyadapt_speech.usat.training.corpus import HELD_OUT as HELD_OUT_FOLDER
-from polyadapt_speech.usat.training.corpus import Speaker, Spoken, write_corpus, write_sound
+from polyadapt_speech.usat.training.corpus import Speaker, Spoken, evenly, write_corpus, write_sound
 from polyadapt_speech.usat.training.sentences import SENTENCES
 from polyadapt_speech.usat.training.sources import COLLECTIONS, Source, speakers_of, synthetic, synthetic_names
 
@@ -113,18 +113,27 @@ def prepare(folder: Path, model: Model, sources: Iterable[Source], texts: Iterab
             else:
                 taken = [replace(clip, ids=phonemes.ids(clip.text, speaker.language)) for clip in _until(source.clips, share * source.seconds, rate_hz)]
                 summary.seconds[speaker.name] = sum(len(clip.samples) for clip in taken) / rate_hz
-                known[speaker.name] = speaker
+                if taken:  # else nothing could be read, and no stage could draw a clip
+                    known[speaker.name] = speaker
                 clips += taken
                 _log.info("%s: %d clips, %.0f s", speaker.name, len(taken), summary.seconds[speaker.name])
         if lacking := [name for name in held_out if name not in summary.held_out]:
             raise UserError(f"no speaker {lacking[0]!r} to hold out; speakers: {', '.join(known)}")
+        if not clips:
+            raise UserError("no speaker has a recording that can be read; install the packages that the collections need")
         sentences = [phonemes.ids(text, "en-us") for text in texts]
         write_corpus(staging, rate_hz, tuple(known.values()), clips, [ids for ids in sentences if ids])
     return summary
 
 
 def rate_of(model: Model) -> int:
-    """Samples a second of a voice."""
+    """Samples a second of a voice.
+
+    Raises:
+        UserError: it does not tell.
+    """
+    if "sample_rate_hz" not in model.task.details:
+        raise UserError(f"{model.reference} is no voice that tells its sampling rate; start from a Piper voice, such as polyadapt:joe")
     return int(str(model.task.details["sample_rate_hz"]))
 
 
@@ -141,7 +150,7 @@ def usual_texts(open_data: OpenData, count: int) -> list[str]:
     captions = [str(example.extra["caption"]) for example in open_data("data:tux-paint-captions", {"language": "fr", "minimum": 1, "check_files": False})]
     prompts = [example.text for example in open_data("data:asterisk-prompts", {"language": "en", "check_files": False}) if example.text]
     found = sorted({text for text in (*captions, *prompts) if LEAST_LETTERS <= len(text) <= MOST_LETTERS})
-    return [*SENTENCES, *found[:: max(1, len(found) // max(1, count - len(SENTENCES)))]][:count]
+    return [*SENTENCES, *evenly(found, count - len(SENTENCES))] if count > len(SENTENCES) else evenly(SENTENCES, count)
 
 
 def _hold_out(folder: Path, source: Source, phonemes: Phonemes, rate_hz: int) -> float:

@@ -5,6 +5,7 @@ One speaker a language of a collection. Some collections may have several voices
 
 from __future__ import annotations
 
+import logging
 import shutil
 import subprocess
 import tempfile
@@ -14,19 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from polyadapt.data.dataset import Dataset, Example
 from polyadapt.data.trim import loud_part
 from polyadapt.errors import UserError
 from polyadapt_runtime.audio import read_audio
-from polyadapt_runtime.errors import InputError
+from polyadapt_runtime.errors import InputError, MissingLibraryError
 from polyadapt_runtime.sound import Clip
+from polyadapt_speech.usat.network.loudness import levelled
 from polyadapt_speech.usat.training.corpus import Speaker, Spoken
 from polyadapt_speech.usat.training.sentences import SENTENCES
 
-LOUDNESS = 0.06  # root mean square of Piper's joe
-PEAK = 0.95
 LEAST_S, MOST_S = 0.7, 6.0  # of a clip; letters are joined to it
 TRIM_DB = 40.0
 
@@ -61,6 +62,8 @@ STEP = 7  # sentences between the beginnings of two voices
 HELD_OUT = ("tux-paint-be", "tux-paint-el", "espeak-en-gb+f5", "espeak-en-us+Pablo")
 SYNTHETIC_S = 18.0
 GOLDEN = (5**0.5 - 1) / 2
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -110,12 +113,9 @@ def heard(raw: Any, rate_hz: int) -> NDArray[np.float32]:
     return read_audio(clip, {"sample_rate_hz": rate_hz, "seconds": None, "maximum_seconds": 60.0})
 
 
-def levelled(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """At one loudness, with a peak below full scale."""
-    loudness = float(np.sqrt(np.square(samples, dtype=np.float64).mean())) if len(samples) else 0.0
-    if loudness == 0.0:
-        return samples
-    return (samples * min(LOUDNESS / loudness, PEAK / float(np.abs(samples).max()))).astype(np.float32)
+def at_one_loudness(samples: NDArray[np.float32], rate_hz: int) -> NDArray[np.float32]:
+    """As a voice brings to it whatever it hears; clips are longer than a hundredth of a second."""
+    return levelled(torch.from_numpy(samples)[None], torch.tensor([len(samples)]), rate_hz // 100)[0].numpy()
 
 
 def _said(command: tuple[str, ...], speaker: Speaker, start: int, rate_hz: int) -> Iterator[Spoken]:
@@ -127,7 +127,7 @@ def _said(command: tuple[str, ...], speaker: Speaker, start: int, rate_hz: int) 
             done = subprocess.run([*command, "-w", str(path), SENTENCES[place]], capture_output=True, check=False)
             if done.returncode:
                 raise UserError(f"espeak-ng cannot speak as {speaker.name!r}: {done.stderr.decode(errors='replace').strip()[:200]}")
-            yield Spoken(f"{speaker.name}/{place}", speaker.name, SENTENCES[place], levelled(heard(path, rate_hz)))
+            yield Spoken(f"{speaker.name}/{place}", speaker.name, SENTENCES[place], at_one_loudness(heard(path, rate_hz), rate_hz))
 
 
 def _joined(speaker: Speaker, examples: list[Example], rate_hz: int, has_texts: bool) -> Iterator[Spoken]:
@@ -136,7 +136,10 @@ def _joined(speaker: Speaker, examples: list[Example], rate_hz: int, has_texts: 
     for example in examples:
         try:
             samples = heard(example.raw, rate_hz)
-        except (InputError, UserError):
+        except (InputError, UserError) as error:
+            if isinstance(error.__cause__ or error, MissingLibraryError):
+                raise
+            _log.warning("%s: left out, %s", example.source or example.id, error)
             continue
         if len(samples) > MOST_S * rate_hz:
             continue
@@ -144,7 +147,7 @@ def _joined(speaker: Speaker, examples: list[Example], rate_hz: int, has_texts: 
         if sum(len(part) for part, _ in waiting) >= LEAST_S * rate_hz:
             texts = [text for _, text in waiting]
             text = _together(texts) if has_texts and all(texts) else ""
-            yield Spoken(f"{speaker.name}/{example.id}", speaker.name, text, levelled(np.concatenate([part for part, _ in waiting])))
+            yield Spoken(f"{speaker.name}/{example.id}", speaker.name, text, at_one_loudness(np.concatenate([part for part, _ in waiting]), rate_hz))
             waiting = []
 
 

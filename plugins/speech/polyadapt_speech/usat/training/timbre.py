@@ -24,6 +24,7 @@ WEIGHTS = {"kl": 1.0, "duration": 1.0, "leak": 1.0, "leak_discriminator": 1.0, "
 REST_SHARE = 0.2  # of the steps, in which the duration predictor rests
 CUT_FRAMES = 160
 SHARPNESS = 16.0  # of cosines as logits
+MEMORY = 0.98  # of the running means of what discriminators get right
 
 
 class TimbreFlow:
@@ -53,6 +54,7 @@ class TimbreFlow:
         self.module: nn.Module = nn.ModuleList([voice.flow, voice.durations, voice.duration_posterior, voice.speaker_encoder, self.leakage, self.timbre, self.classes])
         voice.requires_grad_(False)
         self.module.requires_grad_(True)
+        self._right: dict[str, torch.Tensor] = {}
         self._numbers = torch.tensor(utterances.speakers, device=device)
 
     def losses(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -66,22 +68,32 @@ class TimbreFlow:
         moved = voice.flow(z, batch.mask, speaker[..., None])  # (B, C, F)
         tokens, frames = batch.token_mask.sum((1, 2)).long(), batch.mask.sum((1, 2)).long()
         durations = durations_by_search(log_likelihood(moved.detach(), batch.prior_mean, batch.prior_log_deviation), tokens, frames)  # (B, T)
-        spread = frames_of(durations).spread
+        spread = frames_of(durations, batch.mean.shape[2]).spread
         prior_mean, prior_log_deviation = spread(batch.prior_mean), spread(batch.prior_log_deviation)  # (B, C, F)
         noise = torch.randn_like(batch.hidden[:, :2])
         lasting = voice.duration_posterior(voice.durations, batch.hidden, batch.token_mask, durations, noise, speaker[..., None])  # (B,)
         leaks = leakage_losses(self.leakage, first, second, speaker)
         cosines = F.normalize(torch.cat([first, speaker]), dim=-1) @ F.normalize(self.classes.weight, dim=-1).T  # (2B, speakers)
         prior = (prior_mean + torch.randn_like(prior_mean) * prior_log_deviation.exp()) * batch.mask
+        residues = timbre_loss(self.timbre, prior, moved, batch.mask)
+        self._note(leakage=leaks.right, timbre=residues.right)
         found = {
             "kl": prior_divergence(moved, batch.log_deviation, prior_mean, prior_log_deviation, batch.mask),
             "duration": lasting.sum() / tokens.sum(),
             "leak": leaks.encoder,
             "leak_discriminator": leaks.discriminator,
-            "timbre": timbre_loss(self.timbre, prior, moved, batch.mask),
+            "timbre": residues.loss,
             "speaker": F.cross_entropy(SHARPNESS * cosines, self._numbers[rows].repeat(2)),
         }
         return {name: WEIGHTS[name] * value for name, value in found.items()}
+
+    def right(self) -> dict[str, float]:
+        """How often the discriminators were right of late: 0.5 is chance; 1 is a discriminator that has won and teaches nothing any more."""
+        return {name: round(float(value), 3) for name, value in self._right.items()}
+
+    def _note(self, **right: torch.Tensor) -> None:
+        for name, value in right.items():
+            self._right[name] = MEMORY * self._right.get(name, value) + (1 - MEMORY) * value
 
     def resting(self, step: int, steps: int) -> Collection[nn.Parameter]:
         return list(self.voice.durations.parameters()) if step < REST_SHARE * steps else ()

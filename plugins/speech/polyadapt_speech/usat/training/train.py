@@ -24,7 +24,7 @@ from polyadapt.training.processes import Processes, find_processes
 from polyadapt_speech.usat.network.voice import Voice, extended
 from polyadapt_speech.usat.network.wave_discriminators import WaveDiscriminators
 from polyadapt_speech.usat.training.autoencoder import Autoencoder, usual_deviation
-from polyadapt_speech.usat.training.corpus import Corpus
+from polyadapt_speech.usat.training.corpus import Corpus, evenly
 from polyadapt_speech.usat.training.own_speech import OwnSpeech, speak
 from polyadapt_speech.usat.training.posterior import DistilPosterior
 from polyadapt_speech.usat.training.segments import Segments
@@ -131,10 +131,11 @@ class Trainer:
         share = {"autoencoder": 1 - ADVERSARIAL_SHARE, "adversarial": ADVERSARIAL_SHARE}.get(name, 1.0)
         work = request.folder / f"work-{name}"
         facts = run_stage(stage, request.limits[letter].part(share), self._processes, request.seed, self._emit, work, request.resume, self._decides[letter], request.report_steps)
-        if name == "posterior":
-            facts["deviation"] = usual_deviation(self.voice, speech).tolist()
-        if isinstance(stage, TimbreFlow):
-            facts["average_speaker"] = average_speaker(self.voice, stage.utterances).tolist()
+        with seeded(request.seed):
+            if name == "posterior":
+                facts["deviation"] = usual_deviation(self.voice, speech).tolist()
+            if isinstance(stage, TimbreFlow):
+                facts |= {"average_speaker": average_speaker(self.voice, stage.utterances).tolist(), "discriminators_right": stage.right()}
         facts |= {"minutes": round((time.monotonic() - began) / 60, 2), "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()}
         self._facts[name] = facts
         self.voice.requires_grad_(False)
@@ -178,7 +179,7 @@ class Trainer:
         """What the start voice says, before anything of it moves."""
         details, began = self._start.task.details, time.monotonic()
         with seeded(self._request.seed):
-            sentences = self._corpus.sentences[: self._request.said]
+            sentences = evenly(self._corpus.sentences, self._request.said)
             scales = (float(str(details["noise_scale"])), float(str(details["duration_noise_scale"])))
             speech = speak(self.voice, sentences, *scales, self._processes.device)
         self._say(f"the start voice said {len(speech.ids)} sentences in {time.monotonic() - began:.0f} s")

@@ -9,7 +9,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from polyadapt_speech.usat.network.voice import Voice
-from polyadapt_speech.usat.training.segments import Segments, drawn, parts
+from polyadapt_speech.usat.training.segments import Segments
 
 
 @dataclass(frozen=True)
@@ -83,21 +83,35 @@ class Utterances:
         return found
 
     def cuts(self, rows: Sequence[int], frames: int, count: int = 1) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Parts of the posterior's mean of each row, with their masks; several overlap by half at least.
+        """Parts of the posterior's mean of each row, with their masks.
+
+        One part of a row that is shorter is all of it. Several overlap by half at least and are not the same: of a short row
+        they are two thirds, so that there is room to move.
 
         Shape:
-            [batch, latent, frames] and [batch, 1, frames] each.
+            [batch, latent, frames or fewer] and [batch, 1, frames or fewer] each.
         """
-        values, mask = _stacked([self.posterior[row][:, : self.latent] for row in rows])
-        if values.shape[2] < frames:
-            return [(values, mask)] * count
-        begin = drawn(mask, frames)
-        room = (mask.sum((1, 2)).long() - frames).clamp_min(0)
         made = []
+        lengths = [len(self.posterior[row]) for row in rows]
+        sizes = [min(frames, length if count == 1 else max(1, 2 * length // 3)) for length in lengths]
+        begins = [_within(length - size) for length, size in zip(lengths, sizes, strict=True)]
         for _ in range(count):
-            made.append((parts(values, begin, frames), parts(mask, begin, frames)))
-            begin = torch.minimum(begin + (torch.rand(len(rows)) * frames / 2).long().to(begin.device), room)
+            pieces = [self.posterior[row][begin : begin + size, : self.latent] for row, begin, size in zip(rows, begins, sizes, strict=True)]
+            made.append(_stacked(pieces))
+            begins = [_beside(begin, size // 2, length - size) for begin, size, length in zip(begins, sizes, lengths, strict=True)]
         return made
+
+
+def _within(room: int) -> int:
+    """A place from 0 to `room`, drawn from torch's default generator of the CPU."""
+    return int(torch.randint(room + 1, ()))
+
+
+def _beside(place: int, reach: int, room: int) -> int:
+    """Another place from 0 to `room`, at most `reach` away; the same only where there is no other."""
+    first, last = max(0, place - reach), min(room, place + reach)
+    drawn = first + _within(max(0, last - first - 1))
+    return drawn if drawn < place else min(drawn + 1, last)
 
 
 def _stacked(rows: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

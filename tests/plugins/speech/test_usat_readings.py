@@ -33,6 +33,7 @@ from polyadapt_speech.usat.card import CARD as USAT
 from polyadapt_speech.usat.family.learning import row_losses
 from polyadapt_speech.usat.family.model import TINY, tiny_voice
 from polyadapt_speech.usat.losses import prior_divergence, row_divergence
+from polyadapt_speech.usat.network.loudness import levelled
 from polyadapt_speech.usat.network.voice import Voice, extended
 from polyadapt_speech.usat.voices.folder import save_voice
 
@@ -230,6 +231,43 @@ def test_a_text_with_more_tokens_than_frames_fits_nothing(model: Model, caplog: 
     assert "long (too short for its text)" in caplog.text
     with pytest.raises(UserError, match="long: 200 tokens do not fit into 75 frames"):
         adapt(model, data=rows)
+
+
+def test_another_recording_of_the_same_text_speaks_against_none(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, same, facts = read_by_one(fitted(model, monkeypatch), TrainingData(numbered([72, 72, 72])))
+    assert len(same.train) == 3 and facts == {}
+
+
+def test_validation_is_checked_before_anything_trains(model: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    _, kept, facts = read_by_one(fitted(model, monkeypatch), TrainingData(numbered([70, 75]), numbered([70, 75, 80, 71])))
+    assert [example.id for example in kept.validation] == ["clip 0", "clip 1", "clip 2"] and facts == {"left_out": {"clip 3": -9.0}}
+    assert "left out 1 recordings" in caplog.text
+
+
+def test_a_recording_of_which_a_part_would_be_heard_is_refused(model: Model) -> None:
+    with pytest.raises(UserError, match=r"a\.jsonl:1: the recording lasts more than 30 s; cut it and its text into sentences"):
+        adapt(model, data=readings(1, seconds=30.5))
+
+
+def test_clips_of_any_lengths_train_where_a_part_could_be_computed_once(model: Model) -> None:
+    """Below the flow's adapters stands what is computed once; that it is noisy shows, and is not stumbled over."""
+    settings = TrainSettings(epochs=3, batch_size=2, check_readings=False, device="cpu")
+    artifact = fit(model, load_method(USAT), USAT.options(phoneme_rank=0, durations=False), TrainingData(readings(6)), settings)
+    assert artifact.provenance["metrics"]["train"]["loss"] > 0
+
+
+def test_loudness_does_not_decide_who_is_heard(model: Model) -> None:
+    """Nor does silence around a recording make it louder."""
+    [example] = readings(1, seconds=2.0)
+    samples, _ = example.raw
+    same = hear(model, example)["speaker"]
+    for factor in (0.01, 5.0):
+        other = hear(model, replace(example, raw=(factor * samples, RATE_HZ)))["speaker"]
+        assert np.abs(other - same).max() < 1e-5
+    quiet = np.concatenate([np.zeros(800, np.float32), samples, np.zeros(1600, np.float32)])
+    lengths = torch.tensor([len(samples), len(quiet)])
+    both = levelled(torch.nn.utils.rnn.pad_sequence([torch.from_numpy(samples), torch.from_numpy(quiet)], batch_first=True), lengths, 8)
+    assert torch.allclose(both[0, : len(samples)], both[1, 800 : 800 + len(samples)], rtol=1e-3)
 
 
 def test_a_voice_that_does_not_listen_says_what_to_do() -> None:

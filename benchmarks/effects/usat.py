@@ -32,7 +32,7 @@ import numpy as np
 from likeness import Likeness
 from measuring import Load, command, machine, versions
 from usat_corpus import JOE, Corpus, Person, adapted, joe, read_corpus
-from usat_figures import COSINE, ERRORS, Figure, Notebook, arm_row, compared, interval, letters, table
+from usat_figures import COSINE, ERRORS, Figure, Notebook, arm_row, compared, compared_means, interval, letters, table
 from usat_page import write_page
 from usat_speech import SENTENCES, Studio, Take, read
 
@@ -40,11 +40,13 @@ import polyadapt as pa
 from polyadapt.files import read_json, sha256_file, write_json
 from polyadapt_runtime import Bundle
 from polyadapt_speech.usat.training.sentences import SENTENCES as REMEMBERED
+from polyadapt_speech.usat.voices.folder import read_voice
 
 ARMS = ("average", "instant", "adapted", "full", "resynthesis", "real")
 METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {"adapted": ("usat", {}), "full": ("full", {})}
 ONCE_S = 20.0  # of a training voice's clips, for its vector and its centre
-PAIRS = (("instant", "average"), ("adapted", "instant"), ("adapted", "full"), ("resynthesis", "adapted"))
+PAIRS = (("instant", "average"), ("adapted", "instant"), ("adapted", "full"))
+CEILING = ("resynthesis", "adapted")  # of other texts
 ERROR_PAIRS = (("adapted", "instant"), ("full", "instant"))
 
 
@@ -53,9 +55,16 @@ def main() -> int:
     folder: Path = arguments.takes
     model = pa.load(arguments.model)
     model.module.to(arguments.device)
-    claim(folder / "base_id", model.base_id, "another model")
     studio, corpus, notebook = Studio(model, folder, arguments.device), read_corpus(arguments.corpus), Notebook(folder / "figures.jsonl")
+    if corpus.digest != trained_on(arguments.model):
+        raise SystemExit(f"{arguments.model} was not trained on {arguments.corpus}; name its corpus, as others may have heard the sentences and the people")
     sentences = SENTENCES[: arguments.sentences]
+    for mark, identity, other in (
+        ("base_id", model.base_id, "another model"),
+        ("corpus", corpus.digest, "another corpus"),
+        ("sentences", str(len(sentences)), "more or fewer sentences"),
+    ):
+        claim(folder / mark, identity, other)
     texts = {letters(text) for text in corpus.texts}
     if heard := [text for text in sentences if letters(text) in texts or studio.ids(text) in corpus.ids]:
         raise SystemExit(f"training saw a sentence of the experiment: {heard[0]!r}")
@@ -100,6 +109,12 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def trained_on(reference: str) -> str:
+    """Digest of the corpus that a voice names in its provenance."""
+    _, provenance = read_voice(Path(reference.partition(":")[2]))
+    return str(provenance["decides"]["corpus"])
+
+
 def claim(mark: Path, identity: str, other: str) -> None:
     """Takes of one model or artifact never stand beside those of another."""
     if mark.is_file() and mark.read_text(encoding="utf-8") != identity:
@@ -131,7 +146,9 @@ def takes_of(studio: Studio, corpus: Corpus, person: Person, arguments: argparse
         claim(studio.folder / person.name / f"{arm}.sha256", sha256_file(place / "artifact.safetensors"), f"another artifact of arm {arm!r}")
         own = artifact.conditions.get("speaker")
         seconds = float(read_json(clock, "seconds")["seconds"]) if clock.is_file() else 0.0
-        found[arm] = Take(vector if own is None else own.numpy(), artifact, int(artifact.provenance.get("parameters", 0)), seconds)
+        facts = artifact.provenance
+        counts = (int(facts["parameters"]), seconds, int(facts["steps"]), len(facts.get("left_out", {})))
+        found[arm] = Take(vector if own is None else own.numpy(), artifact, *counts)
     return found
 
 
@@ -214,8 +231,10 @@ def summary(people: Sequence[Person], others: Sequence[Person], takes: Mapping[s
     arms = {arm: arm_row(notebook, names, arm) for arm in ARMS}
     for arm in METHODS:
         arms[arm]["parameters"] = max(by_arm[arm].parameters for by_arm in takes.values())
-        arms[arm]["seconds"] = float(np.mean([by_arm[arm].seconds for by_arm in takes.values()]))
+        for what in ("seconds", "steps", "left_out"):
+            arms[arm][what] = {name: getattr(by_arm[arm], what) for name, by_arm in takes.items()}
     pairs = {f"{left} - {right}": row for left, right in PAIRS if (row := compared(notebook, names, left, right, COSINE))}
+    pairs[" - ".join(CEILING)] = compared_means(notebook, names, *CEILING, COSINE)
     errors = {f"{left} - {right}": row for left, right in ERROR_PAIRS if (row := compared(notebook, names, left, right, ERRORS))}
     forgetting = [{"method": arm, "other": other.name, **{what: lost(notebook, other.name, arm, names, what) for what in (COSINE, ERRORS)}} for other in others for arm in METHODS]
     return {

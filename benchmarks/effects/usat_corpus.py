@@ -58,11 +58,13 @@ class Corpus:
 
     Attributes:
         ids: of everything whose phonemes training saw, as tuples.
+        digest: what a voice's provenance calls its corpus.
     """
 
     training: Sequence[Person]
     held_out: Sequence[Person]
     ids: frozenset[tuple[int, ...]]
+    digest: str
 
     @property
     def texts(self) -> set[str]:
@@ -80,7 +82,7 @@ def read_corpus(folder: Path) -> Corpus:
         clips.setdefault(speaker, []).append(Clip(samples, texts[row], len(samples) / found.sample_rate_hz))
     training = [Person(speaker.name, is_real(speaker.source), speaker.language, clips[number]) for number, speaker in enumerate(found.speakers) if number in clips]
     held_out = [_held_out(place) for place in sorted((folder / HELD_OUT).iterdir()) if place.is_dir()]
-    return Corpus(training, held_out, frozenset(tuple(ids.tolist()) for ids in (*found.ids, *found.sentences)))
+    return Corpus(training, held_out, frozenset(tuple(ids.tolist()) for ids in (*found.ids, *found.sentences)), found.digest)
 
 
 def is_real(source: str) -> bool:
@@ -101,8 +103,8 @@ def adapted(model: Model, method: str, options: Mapping[str, Any], corpus: Path,
     """Adapt to a held-out voice's minute by the common loop, and save the artifact."""
     card = Host().registry.methods.get(method).card
     data = open_dataset(f"jsonl:{corpus / HELD_OUT / person.name / ADAPT}")
-    batch_size = min(clips_of_a_step(person), len(data))
-    settings = TrainSettings(max_steps=steps, epochs=-(-steps * batch_size // len(data)), batch_size=batch_size, device=device)
+    # As many epochs as steps: how many clips of the minute will be left out is not known here, and the steps are what ends it.
+    settings = TrainSettings(max_steps=steps, epochs=steps, batch_size=clips_of_a_step(person), device=device)
     fit(model, load_method(card), card.options(**options), TrainingData(data), settings).save(place)
 
 

@@ -69,12 +69,14 @@ def interval(values: np.ndarray) -> list[float]:
 
 
 def arm_row(notebook: Notebook, voices: Sequence[str], arm: str) -> dict[str, Any]:
-    """Means of an arm with their intervals, and its cosine by voice."""
+    """Means of an arm with their intervals, by voice too. Errors are of the voices whose texts are English: of real clips not all are."""
     row: dict[str, Any] = {}
     for what in (COSINE, ERRORS):
-        values = notebook.values(voices, arm, what)
+        measured = [voice for voice in voices if notebook.values([voice], arm, what).size]
+        values = notebook.values(measured, arm, what)
         if values.size:
-            row[what] = {"mean": round(float(values.mean()), 4), "interval": interval(values), "by_voice": [round(float(value), 4) for value in values.mean(1)]}
+            by_voice = [round(float(value), 4) for value in values.mean(1)]
+            row[what] = {"voices": measured, "mean": round(float(values.mean()), 4), "interval": interval(values), "by_voice": by_voice}
     return row
 
 
@@ -87,16 +89,28 @@ def compared(notebook: Notebook, voices: Sequence[str], left: str, right: str, w
     return {"difference": round(float((a - b).mean()), 4), "interval": [low, high], "by_voice": [round(float(value), 4) for value in (a - b).mean(1)], "above_zero": low > 0}
 
 
+def compared_means(notebook: Notebook, voices: Sequence[str], left: str, right: str, what: str) -> dict[str, Any]:
+    """Difference of the means of two arms that say different texts: only voices are drawn together."""
+    means = np.stack([np.concatenate([notebook.values([voice], arm, what).mean(1) for voice in voices]) for arm in (left, right)])  # (2, voices)
+    change = (means[0] - means[1])[:, None]
+    low, high = interval(change)
+    return {"difference": round(float(change.mean()), 4), "interval": [low, high], "by_voice": [round(float(value), 4) for value in change[:, 0]], "above_zero": low > 0}
+
+
 def table(found: Mapping[str, Any]) -> str:
     """The figures as Markdown."""
     lines = [
         f"{len(found['voices'])} voices that training did not hear ({', '.join(found['voices'])}), {found['sentences']} sentences each; intervals over voices and sentences.",
         "",
     ]
-    lines += ["| arm | cosine to the voice | character errors | parameters | seconds |", "|---|---|---|---|---|"]
+    lines += ["| arm | cosine to the voice | character errors | parameters | steps | seconds |", "|---|---|---|---|---|---|"]
     for name, arm in found["arms"].items():
-        lines.append(f"| {name} | {_cell(arm.get(COSINE))} | {_cell(arm.get(ERRORS))} | {arm.get('parameters') or '–'} | {_seconds(arm.get('seconds'))} |")
+        errors = _cell(arm.get(ERRORS)) + (" (English speakers)" if ERRORS in arm and arm[ERRORS]["voices"] != arm[COSINE]["voices"] else "")
+        lines.append(f"| {name} | {_cell(arm.get(COSINE))} | {errors} | {arm.get('parameters') or '–'} | {_range(arm.get('steps'))} | {_range(arm.get('seconds'))} |")
     lines.append("")
+    for name, arm in found["arms"].items():
+        if any(arm.get("left_out", {}).values()):
+            lines += [f"{name}: clips whose text was doubted and left out: {', '.join(f'{voice} {count}' for voice, count in arm['left_out'].items() if count)}.", ""]
     for name, row in found["compared"].items():
         lines.append(f"- cosine, {name}: {_change(row)}; by voice {', '.join(f'{value:+.3f}' for value in row['by_voice'])}")
     for name, row in found["errors_compared"].items():
@@ -116,5 +130,8 @@ def _change(row: Mapping[str, Any] | None) -> str:
     return "–" if row is None else f"{row['difference']:+.3f} [{row['interval'][0]:+.3f} … {row['interval'][1]:+.3f}]"
 
 
-def _seconds(value: float | None) -> str:
-    return "–" if not value else f"{value:.0f}"
+def _range(by_voice: Mapping[str, float] | None) -> str:
+    if not by_voice or not any(by_voice.values()):
+        return "–"
+    least, most = (f"{value:.0f}" for value in (min(by_voice.values()), max(by_voice.values())))
+    return least if least == most else f"{least} … {most}"

@@ -43,12 +43,19 @@ SENTENCES = (
 
 @dataclass(frozen=True)
 class Take:
-    """An arm's way to speak: which artifact is on the model, and whose vector is fed."""
+    """An arm's way to speak: which artifact is on the model, and whose vector is fed.
+
+    Attributes:
+        parameters, seconds, steps: that it took to adapt.
+        left_out: clips that did not fit their texts.
+    """
 
     speaker: np.ndarray
     artifact: Artifact | None = None
     parameters: int = 0
     seconds: float = 0.0
+    steps: int = 0
+    left_out: int = 0
 
 
 @dataclass

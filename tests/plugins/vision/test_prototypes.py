@@ -157,6 +157,7 @@ def test_the_model_is_left_as_it_was(model: Model) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ({"shots": 2}, "shots is of classes that arrive later, and base_classes = 0 takes all at once"),
         ({"shots": 9, "base_classes": 3}, "class 'grey' has 3 training examples, 9 shots"),
         ({"base_classes": 6}, "base_classes is 6, the data has 5"),
         ({"classes": ("red", "gren", "blue", "grey", "black")}, "'gren', which the data does not have; did you mean 'green'"),

@@ -75,6 +75,8 @@ class Prototypes(Method):
             UserError: options and data do not go together.
         """
         refuse_attached(model)
+        if model.task.kind != "classification":
+            raise UserError(f"prototypes learns classes, and {model.reference} is loaded for task {model.task.kind!r}; load it with task = 'classification'")
         self._check(model)
         began = time.monotonic()
         sessions = session_classes(model.task.labels, options)

@@ -28,6 +28,8 @@ def session_classes(labels: Sequence[str], options: PrototypesOptions) -> list[t
         raise UserError("prototypes: classes names a class twice; name each once")
     if missing := [label for label in labels if label not in order]:
         raise UserError(f"prototypes: classes leaves out {', '.join(missing[:5])}; name all {len(labels)} classes of the data in their order, or none")
+    if not options.base_classes and (given := [name for name in ("shots", "ways") if getattr(options, name)]):
+        raise UserError(f"prototypes: {given[0]} is of classes that arrive later, and base_classes = 0 takes all at once; give base_classes, or leave out {given[0]}")
     if options.base_classes > len(order):
         raise UserError(f"prototypes: base_classes is {options.base_classes}, the data has {len(order)} classes; lower it, or set it to 0 for all")
     base = options.base_classes or len(order)

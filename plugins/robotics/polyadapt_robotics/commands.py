@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from polyadapt_robotics.rollout import Policy
 
 SCHEME = "table-world:"
+ARTIFACT_ID = "artifact_id"  # by which a bank is told, which the bundle feeds itself
 
 
 @click.command()
@@ -63,10 +64,13 @@ def _of_bundle(path: Path, artifacts: tuple[str, ...]) -> Iterator[tuple[str, Po
     from polyadapt_runtime import Bundle
 
     bundle = Bundle(path, device="cpu")
-    _check_inputs([(port.name, tuple(port.shape)) for port in bundle.manifest.graphs["model"].inputs], str(path))
-    for name in (None, *(artifacts or bundle.artifacts())):
+    _check_inputs([(port.name, tuple(port.shape)) for port in bundle.manifest.graphs["model"].inputs if port.name != ARTIFACT_ID], str(path))
+    # In a merged graph the one artifact is all there is: it answers where none is named, and there is no base.
+    inside = bundle.manifest.form == "merged"
+    names = [*(artifacts or bundle.artifacts())] if inside else [None, *(artifacts or bundle.artifacts())]
+    for name in names:
 
-        def act(observations: Any, name: str | None = name) -> Any:
+        def act(observations: Any, name: str | None = None if inside else name) -> Any:
             return bundle.run({"observation": observations}, name)["action"]
 
         yield name or "base", act

@@ -1,6 +1,6 @@
 # Every target sets up what it needs first; when that is done already, the check takes well under a second.
 #   make demo      teach a pretrained network new classes, export it, prove the export
-#   make test      the whole test-suite
+#   make test      the test-suite, but for what is slow (make test-all runs that too)
 #   make fuzz      damage real bundles and artifacts by the thousand; FUZZ=200 for a short look
 # Variables: PYTHON=python3.12, VENV=.venv, ENGINE=cpu|gpu, ARGS="-k lora" (for pytest), ONLY="runtime vision" (for check-wheels), FUZZ=200 (for fuzz).
 

@@ -14,6 +14,7 @@ import sys
 
 import numpy as np
 
+from polyadapt.errors import UserError
 from polyadapt_robotics.rollout import roll_out
 from polyadapt_robotics.world import HALF_TABLE_M, HORIZON_STEPS, Shift, TableWorld
 from polyadapt_runtime import Bundle, BundleError
@@ -64,5 +65,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except BundleError as error:
+    except (BundleError, UserError) as error:
         sys.exit(f"error: {error}")

@@ -63,7 +63,7 @@ def main() -> None:
         for path in given.look:
             best = bundle(path, artifact=name)
             print(f"{path}: {best.label} ({best.score:.2f})")
-    else:
+    elif not given.pictures:
         told = [best.label == given.label for best in bundle([drawing(given.label[0], generator) for _ in range(20)], artifact=name)]
         print(f"{given.label}: {sum(told)} of 20 new drawings")
         pictures, truths = digits()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from polyadapt.report import RunResult
 
 path_argument = click.argument("recipe_path", metavar="RECIPE.toml", type=click.Path(path_type=Path))
-out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Directory of the run (default: runs/ and the recipe's name).")
+out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Directory of the run (default: runs/ and the name of the recipe's file).")
 resume_option = click.option("--resume", is_flag=True, help="Go on where an earlier run stopped, with the same result as an unbroken one.")
 dry_option = click.option("--dry-run", is_flag=True, help="Say what would happen, with time, memory and disk.")
 examples_option = click.option("--no-examples", is_flag=True, help="Keep single examples out of the report, for private data.")

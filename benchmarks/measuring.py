@@ -90,7 +90,8 @@ class Load:
 
     def __exit__(self, *error: object) -> None:
         wall, busy, own = self._began
-        self.others = max(0.0, (busy_seconds() - busy) - (own_seconds() - own)) / max(1e-3, time.monotonic() - wall)
+        rest = (busy_seconds() - busy) - (own_seconds() - own)
+        self.others = rest if math.isnan(rest) else max(0.0, rest) / max(1e-3, time.monotonic() - wall)
 
 
 def busy_seconds() -> float:
@@ -199,13 +200,13 @@ class Report:
     title: str
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    others: float = 0.0
+    others: float | None = 0.0  # None where it does not count, as for memory
     is_trial: bool = False
 
     @property
     def is_void(self) -> bool:
         """Whether other programs were too busy, or the run was a trial."""
-        return self.is_trial or not self.others <= BUSY
+        return self.is_trial or (self.others is not None and not self.others <= BUSY)
 
     def finish(self, arguments: argparse.Namespace) -> int:
         """Print the table, write it where the user wants it; 1 where a target of a valid run is missed."""
@@ -218,7 +219,7 @@ class Report:
 
     def text(self) -> str:
         """The table for people."""
-        lines = [self.title, f"  command: {command()}", f"  machine: {machine()}; other programs kept {self.others:.2f} processors busy", ""]
+        lines = [self.title, f"  command: {command()}", f"  machine: {machine()}{'' if self.others is None else f'; other programs kept {self.others:.2f} processors busy'}", ""]
         width = max([len(row.name) for row in self.rows], default=0)
         for row in self.rows:
             target = f"target {row.target}: {row.verdict}" if row.target is not None else ""
@@ -236,7 +237,7 @@ class Report:
             "command": command(),
             "machine": machine(),
             "versions": versions(),
-            "load_of_others": round(self.others, 3),
+            "load_of_others": None if self.others is None else round(self.others, 3),
             "is_void": self.is_void,
             "rows": [row.to_dict() for row in self.rows],
             "notes": self.notes,

@@ -18,7 +18,8 @@ def peers() -> str:
     for path in sorted((ROOT / "results").glob("*.json")):
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         void = " **void**" if found["is_void"] else ""
-        lines += [f"### `{found['command']}`", "", f"Other programs kept {found['load_of_others']:.2f} processors busy{void}. {found['machine']}.", ""]
+        load = "" if found["load_of_others"] is None else f"Other programs kept {found['load_of_others']:.2f} processors busy{void}. "
+        lines += [f"### `{found['command']}`", "", f"{load}{found['machine']}.", ""]
         lines += ["| figure | median | 95 % interval | target | |", "|---|---|---|---|---|"]
         for row in found["rows"]:
             unit = "" if row["unit"] in ("x", "") else f" {row['unit']}"

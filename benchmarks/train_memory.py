@@ -62,7 +62,7 @@ def main() -> int:
         parser.add_argument("--cases", nargs="+", choices=tuple(CASES), default=tuple(CASES), help="some of the cases")
 
     arguments = arguments_of("Peak memory of a LoRA training step against PEFT.", 3, add)
-    report = Report("train_memory", "Memory of LoRA training steps (rank 8), random weights", is_trial=arguments.is_trial)
+    report = Report("train_memory", "Memory of LoRA training steps (rank 8), random weights", others=None, is_trial=arguments.is_trial)
     for name in arguments.cases:
         measure(name, arguments.rounds, report)
     return report.finish(arguments)

@@ -18,6 +18,10 @@ TASK_KINDS = (
 )
 
 
+SEPARATOR = "|"
+"""The symbol between words of task `ctc` where its details name none: that of wav2vec 2.0 and its kin."""
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """One named tensor. `shape` mixes integers and symbols such as `batch`."""
@@ -64,6 +68,11 @@ class Task:
             from polyadapt.errors import unknown
 
             raise unknown("task", self.kind, TASK_KINDS)
+
+    @property
+    def separator(self) -> str:
+        """The symbol between words of task `ctc`, in training, beside torch and in a bundle alike; empty where that is a space already."""
+        return str(self.details.get("separator", SEPARATOR) or "")
 
     @property
     def transcribes(self) -> bool:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from polyadapt.cli.context import download_option, host_of, load_model, option_pairs, parse_pairs, print_json
 from polyadapt.errors import UserError
 
 STREAM = "-"
-OF_BUNDLES = ("window", "hop", "timestamps", "out", "voice")
+OF_BUNDLES = ("window", "hop", "timestamps", "out", "voice", "encoding", "channels")
 """Options that only an exported bundle has."""
 
 
@@ -45,25 +47,41 @@ def infer(ctx: click.Context, /, **given: Any) -> None:
     """Answer for each INPUT (a file, or a text) by the model REF or an exported BUNDLE.
 
     INPUT - takes raw samples from standard input and prints a line of JSON for each window as it has been heard.
+
+    Options (-o) of a BUNDLE are device and scale, with classes top and batch_size, with windows top, with frames (ctc) beams, and with texts
+    maximum_new_tokens, beams, temperature, top_k, top_p, seed, repetition_penalty, stop and stop_ids.
     """
     if given["hop"] is not None and given["window"] is None and given["inputs"] != (STREAM,):
         raise UserError("--hop needs --window, the length of the windows")
+    if given["rate"] is not None and not any(value == STREAM or value.endswith(".npy") for value in given["inputs"]):
+        raise UserError("--rate is for .npy files and raw samples, and a sound file says its own; leave --rate out")
+    asked = [name for name in given if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
     if (Path(given["model"]) / "manifest.json").is_file():
-        from polyadapt.cli import infer_sound
-
-        bundle, artifact, options = infer_sound.opened(given["model"], given["artifact"], parse_pairs(given["options"], "--option"))
-        if STREAM in given["inputs"]:
-            infer_sound.follow(bundle, artifact, given)
-        elif given["out"] is not None:
-            infer_sound.speak(bundle, artifact, given)
-        else:
-            _show(infer_sound.answers(bundle, artifact, options, given, [_raw(value, given) for value in given["inputs"]]), given)
+        _ask_bundle(given, asked)
         return
-    if asked := [name for name in OF_BUNDLES if given[name]]:
-        raise UserError(f"--{asked[0]} is for exported bundles, and {given['model']} has no manifest.json; export the model first")
+    if strange := [name for name in OF_BUNDLES if name in asked]:
+        raise UserError(f"--{strange[0]} is for exported bundles, and {given['model']} has no manifest.json; export the model first")
     if STREAM in given["inputs"]:
         raise UserError("standard input is read by exported bundles only; export the model first")
     _show(_ask_model(ctx, given), given)
+
+
+def _ask_bundle(given: Mapping[str, Any], asked: Collection[str]) -> None:
+    from polyadapt.cli import infer_sound
+    from polyadapt.cli.infer_options import SPOKEN, STREAMED, refuse_flags, way_of
+    from polyadapt.options import read_options
+
+    pairs = parse_pairs(given["options"], "--option")
+    bundle, artifact = infer_sound.opened(given["model"], given["artifact"], str(pairs.get("device", "auto")))
+    way = way_of(bundle.manifest.task, infer_sound.hears(bundle), given)
+    refuse_flags(way, asked)
+    options = read_options(way.options, pairs, f"infer, for {way.what},")
+    if way is STREAMED:
+        infer_sound.follow(bundle, artifact, options, given)
+    elif way is SPOKEN:
+        infer_sound.speak(bundle, artifact, options, given)
+    else:
+        _show(infer_sound.answers(bundle, artifact, options, given, [_raw(value, given) for value in given["inputs"]]), given)
 
 
 def _ask_model(ctx: click.Context, given: Mapping[str, Any]) -> list[Any]:
@@ -92,16 +110,30 @@ def _show(answers: list[Any], given: Mapping[str, Any]) -> None:
 
 
 def _raw(value: str, given: Mapping[str, Any]) -> Any:
-    """A path where there is such a file (numpy arrays are read, with their rate where one was given), else the text."""
-    import numpy as np
+    """A path where there is such a file (numpy arrays are read, with their rate where one was given), else the text.
+
+    Raises:
+        UserError: a text or an array that cannot be read.
+    """
+    from polyadapt.data.media import read_text
 
     path = Path(value)
-    if given["is_text"] or not path.is_file():
+    if given["is_text"] or not os.path.isfile(value):  # unlike Path.is_file, it takes a text that is too long for a name
         return value
     if path.suffix == ".npy":
-        array = np.load(path, allow_pickle=False)
+        array = _array(path)
         return array if given["rate"] is None else (array, given["rate"])
-    return path.read_text(encoding="utf-8") if path.suffix == ".txt" else path
+    return read_text(path) if path.suffix == ".txt" else path
+
+
+def _array(path: Path) -> Any:
+    import numpy as np
+
+    try:
+        with open(path, "rb") as stream:
+            return np.lib.format.read_array(stream, allow_pickle=False)
+    except Exception as error:  # numpy raises anything from TokenError to MemoryError on broken headers
+        raise UserError(f"{path} is not a whole .npy file ({' '.join(str(error).split())}); save one array of numbers with numpy.save") from error
 
 
 def _plain(answer: Any, array: type) -> Any:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from polyadapt.cli.context import print_json
+from polyadapt.cli.infer_options import CallOptions, FrameOptions, TextOptions, WindowOptions
 from polyadapt.errors import UserError
 from polyadapt.files import replacing_file
 
@@ -21,39 +23,36 @@ if TYPE_CHECKING:
     from polyadapt_runtime import Bundle, Window
 
 WINDOW_S = 1.0  # ours: of a stream, where nothing else is asked for
-TOP = 5
 VOICE = "speaker"  # the input of a voice that a recording gives
 
 
-def opened(path: str, artifact: str | None, options: dict[str, Any]) -> tuple[Bundle, str | None, dict[str, Any]]:
-    """The bundle, the name of the artifact in it, and the options of a call."""
+def opened(path: str, artifact: str | None, device: str) -> tuple[Bundle, str | None]:
+    """The bundle, and the name of the artifact in it."""
     from polyadapt_runtime import Bundle
 
-    bundle = Bundle(path, device=str(options.pop("device", "auto")))
+    bundle = Bundle(path, device=device)
     if artifact is not None and artifact not in bundle.artifacts() and Path(artifact).is_dir():
         artifact = bundle.load_artifact(artifact)
-    return bundle, artifact, options
+    return bundle, artifact
 
 
-def answers(bundle: Bundle, artifact: str | None, options: Mapping[str, Any], given: Mapping[str, Any], raws: list[Any]) -> list[Any]:
-    """One answer for each input.
+def hears(bundle: Bundle) -> bool:
+    """Whether it takes sound."""
+    return bundle.processor is not None and bundle.processor.kind == "audio"
 
-    Raises:
-        UserError: what was asked is not for this bundle.
-    """
-    is_sound = bundle.processor is not None and bundle.processor.kind == "audio"
-    if given["voice"]:
-        raise UserError("--voice says who speaks; give --out FILE.wav too, where the speech is written")
-    if given["window"] is not None:
-        return [_windowed(bundle, raw, artifact, given) for raw in raws]
-    if is_sound and bundle.manifest.task in ("transcription", "ctc"):
+
+def answers(bundle: Bundle, artifact: str | None, options: CallOptions, given: Mapping[str, Any], raws: list[Any]) -> list[Any]:
+    """One answer for each input, of the kind that the options belong to."""
+    if isinstance(options, WindowOptions):
+        return [_windowed(bundle, raw, artifact, options, given) for raw in raws]
+    if isinstance(options, TextOptions | FrameOptions) and hears(bundle):
         return [_transcribed(bundle, raw, artifact, options, given) for raw in raws]
-    if given["language"] is not None or given["timestamps"]:
-        raise UserError(f"--language and --timestamps are for bundles that transcribe sound, this one does {bundle.manifest.task!r}; leave them out")
-    return list(bundle(raws, artifact, **options))
+    if isinstance(options, TextOptions):
+        return [bundle.generate(raw, artifact=artifact, scale=options.scale, **options.generation()) for raw in raws]
+    return list(bundle(raws, artifact, **options.model_dump(exclude={"device"})))
 
 
-def follow(bundle: Bundle, artifact: str | None, given: Mapping[str, Any]) -> None:
+def follow(bundle: Bundle, artifact: str | None, options: CallOptions, given: Mapping[str, Any]) -> None:
     """Classify raw samples from standard input, a line of JSON for each window, until they end.
 
     Raises:
@@ -67,12 +66,12 @@ def follow(bundle: Bundle, artifact: str | None, given: Mapping[str, Any]) -> No
         raise UserError("raw samples do not say their rate; give it with --rate, for instance --rate 16000")
     sound = pcm_sound(sys.stdin.buffer, given["rate"], given["encoding"], given["channels"])
     window_s = WINDOW_S if given["window"] is None else given["window"]
-    for window in classify_windows(bundle, sound, window_s, given["hop"], artifact):
+    for window in classify_windows(bundle, sound, window_s, given["hop"], artifact, options.scale):
         sys.stdout.write(json.dumps(_row(window), ensure_ascii=False) + "\n")
         sys.stdout.flush()
 
 
-def speak(bundle: Bundle, artifact: str | None, given: Mapping[str, Any]) -> None:
+def speak(bundle: Bundle, artifact: str | None, options: CallOptions, given: Mapping[str, Any]) -> None:
     """Write what a bundle says as a WAV file, with the voice of recordings where some are given.
 
     Raises:
@@ -88,10 +87,13 @@ def speak(bundle: Bundle, artifact: str | None, given: Mapping[str, Any]) -> Non
         raise UserError("--out takes one text, as in: polyadapt infer BUNDLE --text 'Good morning.' --out out.wav")
     if out.exists():
         raise UserError(f"{out} exists already; give another --out, or remove it")
-    found = bundle(given["inputs"][0], artifact, condition=_voice(bundle, artifact, given))
+    found = bundle(given["inputs"][0], artifact, options.scale, condition=_voice(bundle, artifact, given))
     samples = np.asarray(found["waveform"]).reshape(-1)[: int(found["lengths"]) if "lengths" in found else None]
     _write_wav(out, samples, int(rate_hz))
-    click.echo(f"{out}: {len(samples) / int(rate_hz):.2f} s at {rate_hz} Hz")
+    if given["as_json"]:
+        print_json([{"input": given["inputs"][0], "answer": {"file": str(out), "seconds": len(samples) / int(rate_hz), "sample_rate_hz": int(rate_hz)}}])
+    else:
+        click.echo(f"{out}: {len(samples) / int(rate_hz):.2f} s at {rate_hz} Hz")
 
 
 def _voice(bundle: Bundle, artifact: str | None, given: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
@@ -108,24 +110,25 @@ def _voice(bundle: Bundle, artifact: str | None, given: Mapping[str, Any]) -> di
     return None
 
 
-def _windowed(bundle: Bundle, raw: Any, artifact: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+def _windowed(bundle: Bundle, raw: Any, artifact: str | None, options: WindowOptions, given: Mapping[str, Any]) -> dict[str, Any]:
     from polyadapt_runtime import classify_windows, mean_prediction
 
     rows: list[dict[str, Any]] = []
 
     def heard() -> Iterator[Window]:
-        for window in classify_windows(bundle, raw, given["window"], given["hop"], artifact):
+        for window in classify_windows(bundle, raw, given["window"], given["hop"], artifact, options.scale):
             rows.append(_row(window))
             yield window
 
-    return {**asdict(mean_prediction(heard(), TOP)), "windows": rows}
+    return {**asdict(mean_prediction(heard(), options.top)), "windows": rows}
 
 
-def _transcribed(bundle: Bundle, raw: Any, artifact: str | None, options: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+def _transcribed(bundle: Bundle, raw: Any, artifact: str | None, options: TextOptions | FrameOptions, given: Mapping[str, Any]) -> Any:
     from polyadapt_runtime import text_of, transcribe
 
-    chosen = {**({"language": given["language"]} if given["language"] is not None else {}), **({"timestamps": True} if given["timestamps"] else {})}
-    segments = list(transcribe(bundle, raw, artifact, **options, **chosen))
+    chosen: dict[str, Any] = options.generation() if isinstance(options, TextOptions) else {"beams": options.beams}
+    chosen |= {**({"language": given["language"]} if given["language"] is not None else {}), **({"timestamps": True} if given["timestamps"] else {})}
+    segments = list(transcribe(bundle, raw, artifact, options.scale, **chosen))
     return {"text": text_of(segments), "segments": [asdict(segment) for segment in segments]} if given["timestamps"] else text_of(segments)
 
 

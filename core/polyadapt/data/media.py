@@ -15,9 +15,12 @@ from polyadapt.errors import MissingExtraError, UserError, unknown
 
 logger = logging.getLogger(__name__)
 
+FILMS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".avi", ".3gp"})
+"""Recordings with pictures. A phone puts them beside its photos, so in a folder of pictures they are left out and no mixture of media."""
+
 EXTENSIONS: dict[str, frozenset[str]] = {
     "image": frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}),
-    "audio": frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".g722", ".aac", ".m4a", ".amr", ".wma", ".webm"}),
+    "audio": FILMS | {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".g722", ".aac", ".m4a", ".mka", ".amr", ".wma", ".webm"},
     "text": frozenset({".txt"}),
 }
 

@@ -64,14 +64,14 @@ def loud_part(clip: Clip, trim_db: float) -> Clip:
         UserError: the file cannot be read.
     """
     try:
-        powers, length_s = _powers(clip)  # (frames,)
+        powers, frame_s, length_s = _powers(clip)  # (frames,)
     except BundleError as error:
         raise UserError(str(error)) from error
     loud = np.flatnonzero(powers > powers.max(initial=0.0) * 10.0 ** (-trim_db / 10.0))
     if not loud.size:
         return clip
-    start_s = max(0.0, float(loud[0]) * FRAME_S - MARGIN_S)
-    end_s = min(length_s, float(loud[-1] + 1) * FRAME_S + MARGIN_S)
+    start_s = max(0.0, float(loud[0]) * frame_s - MARGIN_S)
+    end_s = min(length_s, float(loud[-1] + 1) * frame_s + MARGIN_S)
     return Clip(clip.path, round(clip.start_s + start_s, 4), round(clip.start_s + end_s, 4))
 
 
@@ -81,8 +81,8 @@ def _clip(example: Example) -> Clip | None:
     return Clip(example.file) if example.file is not None and medium_of(example.file) == "audio" else None
 
 
-def _powers(clip: Clip) -> tuple[np.ndarray, float]:
-    """Mean squares of frames, and the length in seconds."""
+def _powers(clip: Clip) -> tuple[np.ndarray, float, float]:
+    """Mean squares of frames, how long one is (a whole number of samples, so about `FRAME_S`), and how long all is, in seconds."""
     sound = open_sound(clip)
     size, rest, found, total = max(1, round(FRAME_S * sound.rate_hz)), np.zeros(0, np.float32), [np.zeros(0)], 0
     for block in sound.mono():
@@ -93,4 +93,4 @@ def _powers(clip: Clip) -> tuple[np.ndarray, float]:
         rest = held[whole:]
     if rest.size:
         found.append(np.array([float(np.square(rest, dtype=np.float64).mean())]))
-    return np.concatenate(found), math.floor(total / sound.rate_hz * 1e4) / 1e4
+    return np.concatenate(found), size / sound.rate_hz, math.floor(total / sound.rate_hz * 1e4) / 1e4

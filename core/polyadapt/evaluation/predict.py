@@ -12,7 +12,7 @@ from polyadapt.data.dataset import Dataset, Example
 from polyadapt.errors import UserError
 from polyadapt.evaluation.prediction import Prediction, Predictor
 from polyadapt.model import Model
-from polyadapt.training.texts import join
+from polyadapt.training.texts import join, vocabulary_of
 from polyadapt_runtime.ctc import read_frames
 from polyadapt_runtime.errors import InputError
 
@@ -164,9 +164,9 @@ def _likelihood(logits: torch.Tensor, ids: torch.Tensor, start: int) -> dict[str
 
 def _transcribe(model: Model, dataset: Dataset, beams: int) -> list[Prediction]:
     """Texts by connectionist temporal classification, one clip at a time: no mask hides what would fill a batch up."""
-    vocabulary = model.task.labels
+    vocabulary = vocabulary_of(model)
     details: Mapping[str, Any] = model.task.details
-    blank, separator = int(details.get("blank_id", 0)), str(details.get("separator", "|"))
+    blank = int(details.get("blank_id", 0))
     predictions = []
     for example in dataset:
         if example.text is None:
@@ -174,7 +174,7 @@ def _transcribe(model: Model, dataset: Dataset, beams: int) -> list[Prediction]:
         logits = _output(model, [example], "logits")[0]  # (frames, V)
         if len(vocabulary) != logits.shape[-1]:
             raise UserError(f"the model scores {logits.shape[-1]} symbols, and its task names {len(vocabulary)}; name the whole vocabulary as the task's labels")
-        predictions.append(Prediction(example.id, example.text, read_frames(logits, vocabulary, blank, separator, beams)))
+        predictions.append(Prediction(example.id, example.text, read_frames(logits, vocabulary, blank, model.task.separator, beams)))
     return predictions
 
 

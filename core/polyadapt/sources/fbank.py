@@ -16,6 +16,7 @@ from torch import nn
 
 from polyadapt.errors import UserError
 from polyadapt.signature import Signature, TensorSpec
+from polyadapt.sources.processors import LONGEST_S, audio_spec
 
 if TYPE_CHECKING:
     from polyadapt.families.base import Family
@@ -79,6 +80,16 @@ class KaldiFbank(nn.Module):
         batch = inner[self.output].shape[0]
         others = {name: value for name, value in inner.items() if name != self.output}
         return {"audio": 0.1 * torch.randn(batch, samples, generator=generator), **others}
+
+
+def heard_spec(frames: int, maximum_seconds: float = LONGEST_S) -> dict[str, Any]:
+    """Recordings for so many frames, which hear no further than to the end of the last one's window.
+
+    Args:
+        frames: of `KaldiFbank`.
+        maximum_seconds: what was asked for; the frames may hear less.
+    """
+    return audio_spec(sample_rate_hz=SAMPLE_RATE_HZ, maximum_seconds=min(maximum_seconds, ((frames - 1) * HOP_SAMPLES + WINDOW_SAMPLES) / SAMPLE_RATE_HZ))
 
 
 def frame_basis() -> np.ndarray[Any, np.dtype[np.float32]]:

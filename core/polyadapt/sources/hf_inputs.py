@@ -51,7 +51,7 @@ def preprocessing(directory: Path, backbone: Any, signature: Signature, options:
     if "image" in shapes:
         specs["image"], front = _image(shapes["image"], settings)
     if "mel" in shapes or "audio" in shapes or "input_values" in shapes:
-        specs["audio"], front = audio_spec(maximum_seconds=options.maximum_seconds), _sound(shapes, settings)
+        specs["audio"], front = _sound(shapes, settings, options.maximum_seconds)
     if "input_ids" in shapes:
         specs["text"] = text_spec(pad_id=pad_id(backbone.config), maximum_tokens=options.maximum_tokens, types="token_type_ids" if "token_type_ids" in shapes else None)
     if "input_ids" in shapes or "decoder_input_ids" in shapes:
@@ -136,17 +136,18 @@ def _image(shape: tuple[int | str, ...], settings: Mapping[str, Any]) -> tuple[d
     return spec, ImageNormalize(settings.get("image_mean", (0.5,) * channels), settings.get("image_std", (0.5,) * channels))
 
 
-def _sound(shapes: Mapping[str, tuple[int | str, ...]], settings: Mapping[str, Any]) -> nn.Module | None:
-    from polyadapt.sources.fbank import KaldiFbank
+def _sound(shapes: Mapping[str, tuple[int | str, ...]], settings: Mapping[str, Any], maximum_seconds: float) -> tuple[dict[str, Any], nn.Module | None]:
+    from polyadapt.sources.fbank import KaldiFbank, heard_spec
     from polyadapt.sources.front import WaveNormalize
     from polyadapt.sources.logmel import LogMel
 
-    if "mel" in shapes:
-        return LogMel(int(shapes["mel"][1]))
     if "input_values" in shapes:
-        shape = shapes["input_values"]
-        return KaldiFbank(int(shape[2]), int(shape[1]), float(settings.get("mean", -4.2677393)), float(settings.get("std", 4.5689974)))
-    return WaveNormalize() if settings.get("do_normalize", True) else None
+        frames, bands = (int(size) for size in shapes["input_values"][1:])
+        return heard_spec(frames, maximum_seconds), KaldiFbank(bands, frames, float(settings.get("mean", -4.2677393)), float(settings.get("std", 4.5689974)))
+    spec = audio_spec(maximum_seconds=maximum_seconds)
+    if "mel" in shapes:
+        return spec, LogMel(int(shapes["mel"][1]))
+    return spec, WaveNormalize() if settings.get("do_normalize", True) else None
 
 
 def _generation(directory: Path, backbone: Any, shapes: Mapping[str, tuple[int | str, ...]], options: HfOptions, reference: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from polyadapt_runtime.preprocess import Processor
 
 WINDOW_S = 0.025
+LONGEST_S = 30.0  # of a recording, where a model sets no other limit; what Whisper hears
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
 
@@ -31,7 +32,7 @@ def image_spec(size_px: tuple[int, int], *, crop_fraction: float = 1.0, resize: 
     return {"kind": "image", "input": "image", "size_px": list(size_px), "resize": resize, "crop_fraction": crop_fraction, "interpolation": interpolation, "channels": channels}
 
 
-def audio_spec(*, sample_rate_hz: int = 16000, seconds: float | None = None, maximum_seconds: float = 30.0) -> dict[str, Any]:
+def audio_spec(*, sample_rate_hz: int = 16000, seconds: float | None = None, maximum_seconds: float = LONGEST_S) -> dict[str, Any]:
     """Recordings to float32 [samples]; no shorter than the one window of 25 ms that every front needs."""
     return {"kind": "audio", "input": "audio", "sample_rate_hz": sample_rate_hz, "seconds": seconds, "minimum_seconds": WINDOW_S, "maximum_seconds": maximum_seconds}
 

@@ -18,7 +18,7 @@ from polyadapt.sources.common import check_labels, find_weights, local_directory
 from polyadapt.sources.compat import import_timm
 from polyadapt.sources.families import family_of
 from polyadapt.sources.options import TimmOptions
-from polyadapt.sources.processors import audio_spec, image_spec, make_processor
+from polyadapt.sources.processors import image_spec, make_processor
 
 if TYPE_CHECKING:
     from torch import nn
@@ -110,10 +110,11 @@ def sound_preprocessing(backbone: Any, frames: int) -> tuple[dict[str, Any], nn.
     """The spec of the processor, the spectrogram that becomes part of the graph, and the picture's (channels, height, width)."""
     from timm.data import resolve_model_data_config
 
+    from polyadapt.sources.fbank import heard_spec
     from polyadapt.sources.fbank_picture import BANDS, FbankPicture
 
     channels = int(resolve_model_data_config(backbone)["input_size"][0])
-    return audio_spec(), FbankPicture(frames, channels), (channels, BANDS, frames)
+    return heard_spec(frames), FbankPicture(frames, channels), (channels, BANDS, frames)
 
 
 def imagenet_labels() -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from polyadapt.data.dataset import Dataset
 from polyadapt.errors import UserError
+from polyadapt.signature import SEPARATOR
 
 BLANK = "<blank>"
 MOST_LETTERS = 12  # that a message lists
@@ -17,13 +18,13 @@ def alphabet_of(texts: Iterable[str]) -> tuple[str, ...]:
     return (BLANK, *sorted({letter for text in texts for letter in " ".join(text.split())}))
 
 
-def letters_outside(texts: Iterable[str], alphabet: Sequence[str], separator: str = "|") -> Counter[str]:
+def letters_outside(texts: Iterable[str], alphabet: Sequence[str], separator: str = SEPARATOR) -> Counter[str]:
     """Letters of the texts that the alphabet has in neither case, with how often they occur; words may be parted by its `separator`."""
     known = {form for symbol in alphabet for form in (symbol, symbol.upper(), symbol.lower())} | ({" "} if separator in alphabet else set())
     return Counter(letter for text in texts for letter in " ".join(text.split()) if not {letter, letter.upper(), letter.lower()} & known)
 
 
-def refuse_letters_outside(dataset: Dataset, alphabet: Sequence[str], what: str = "the alphabet", separator: str = "|") -> None:
+def refuse_letters_outside(dataset: Dataset, alphabet: Sequence[str], what: str = "the alphabet", separator: str = SEPARATOR) -> None:
     """Look at all transcripts before anything trains, and refuse what cannot be written in one line.
 
     Args:

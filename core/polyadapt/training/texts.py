@@ -64,7 +64,7 @@ def transcript_tokens(model: Model, text: str) -> np.ndarray:
         if not _tokenizer_path(model):
             raise UserError(f"the vocabulary of {model.reference} is not known, so transcripts cannot be targets; name its symbols as the task's labels")
         return np.array(_tokenizer_of(model).encode(text, add_special_tokens=False).ids, dtype=np.int64)
-    separator = str(model.task.details.get("separator", "|"))
+    separator = model.task.separator
     symbols = []
     for character in " ".join(text.split()):
         forms = (separator if character == " " else character, character, character.upper(), character.lower())

@@ -27,6 +27,7 @@ def read_audio(raw: Any, spec: Mapping[str, Any]) -> np.ndarray:
     Args:
         raw: what `open_sound` takes: a path, a `Clip`, a `Sound`, or (array, rate in Hz).
         spec: `sample_rate_hz`; `seconds` to cut or fill up with silence, or None; `minimum_seconds` and `maximum_seconds`; `refuse_silence`.
+            What is cut is said in a warning.
 
     Shape:
         float32 [samples].
@@ -44,8 +45,9 @@ def read_audio(raw: Any, spec: Mapping[str, Any]) -> np.ndarray:
         raise InputError(f"{sound.name} is empty")
     if limit is None and not is_whole:
         raise InputError(f"{sound.name} is longer than {LONGEST_S:g} s and this model sets no limit of its own; answer it in windows, or give shorter clips")
-    if seconds is None and not is_whole:
-        _log.warning("%s was cut to maximum_seconds = %s; in windows all of it is heard", sound.name, maximum)
+    if not is_whole:
+        setting = "maximum_seconds" if seconds is None else "seconds"
+        _log.warning("%s was cut to %s = %g; bundles that classify or transcribe sound hear all of it in windows", sound.name, setting, limit)
     if spec.get("refuse_silence") and float(np.abs(samples).max()) < SILENT:
         raise InputError(f"{sound.name} is silent, and this model needs to hear something in it; give another clip")
     _warn(samples, sound.name)
@@ -68,7 +70,7 @@ def _beginning(sound: Sound, limit_s: float) -> tuple[np.ndarray, bool]:
         found += len(parts[-1])
         if found >= wanted:
             break
-    return np.concatenate(parts), found <= limit_s * sound.rate_hz
+    return np.concatenate(parts), found <= round(limit_s * sound.rate_hz)  # rounded as windows are, none of which is too long
 
 
 def _warn(samples: np.ndarray, name: str) -> None:

@@ -14,8 +14,10 @@ from polyadapt_runtime.errors import InputError
 ZERO_CROSSINGS = 64
 ROLLOFF = 0.9475937167399596
 KAISER_BETA = 14.769656459379492
+MOST_HZ = 1_000_000  # ours: no sound card goes as far, and a filter as long as the rates of a damaged header claim would fill the memory
 _GROUP = 64  # phases that share one matrix product
 _ROWS = 4096  # frames that are copied at a time
+_KEPT_BYTES = 64 << 20  # ours: a pair of rates whose filter is larger has it made anew for each sound; all usual pairs stay below 2 MB
 
 
 def resample(samples: np.ndarray, rate_hz: int, target_hz: int) -> np.ndarray:
@@ -25,7 +27,7 @@ def resample(samples: np.ndarray, rate_hz: int, target_hz: int) -> np.ndarray:
         float32 [n] -> float32 [ceil(n * target / rate)].
 
     Raises:
-        InputError: a rate that is not a positive whole number.
+        InputError: a rate that is not a positive whole number, or is above `MOST_HZ`.
     """
     check_rate(rate_hz)
     if rate_hz == target_hz:
@@ -36,8 +38,9 @@ def resample(samples: np.ndarray, rate_hz: int, target_hz: int) -> np.ndarray:
     frames = math.ceil(length / phases)
     padded = np.pad(samples, (reach, reach + step * 2 + frames * step - min(frames * step, len(samples))))
     result = np.empty((frames, phases), np.float32)
+    made = _kernel if _filter_bytes(step, phases) <= _KEPT_BYTES else _kernel.__wrapped__
     for first in range(0, phases, _GROUP):
-        offset, kernel = _kernel(step, phases, first)
+        offset, kernel = made(step, phases, first)
         windows = np.lib.stride_tricks.sliding_window_view(padded, kernel.shape[0])[offset::step][:frames]  # (frames, taps)
         for row in range(0, frames, _ROWS):
             copied = np.ascontiguousarray(windows[row : row + _ROWS])  # overlapping rows keep BLAS away
@@ -49,10 +52,10 @@ def check_rate(rate_hz: float) -> None:
     """Refuse what is no sample rate.
 
     Raises:
-        InputError: it is not a positive whole number.
+        InputError: it is not a positive whole number, or is above `MOST_HZ`.
     """
-    if not 1 <= rate_hz < math.inf or rate_hz != int(rate_hz):
-        raise InputError(f"a sample rate is a positive whole number of Hz, found {rate_hz}")
+    if not 1 <= rate_hz <= MOST_HZ or rate_hz != int(rate_hz):
+        raise InputError(f"a sample rate is a positive whole number of Hz, {MOST_HZ} at most, found {rate_hz}")
 
 
 def _reduced(rate: int, target: int) -> tuple[int, int]:
@@ -66,6 +69,11 @@ def _reduced(rate: int, target: int) -> tuple[int, int]:
 def _reach(step: int, phases: int) -> int:
     """Input samples to each side that one output sees."""
     return math.ceil(ZERO_CROSSINGS * step / (min(step, phases) * ROLLOFF))
+
+
+def _filter_bytes(step: int, phases: int) -> int:
+    """Size of the kernels of all phases."""
+    return phases * (2 * _reach(step, phases) + _GROUP * step // phases) * np.dtype(np.float32).itemsize
 
 
 @functools.lru_cache(maxsize=1024)

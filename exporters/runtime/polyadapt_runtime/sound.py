@@ -6,9 +6,11 @@ Ogg, Opus, MP3, other WAV …) by soundfile, and the rest by PyAV. The one excep
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import wave
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,6 +26,9 @@ ENCODINGS = {"s16le": "<i2", "s32le": "<i4", "f32le": "<f4", "u8": "u1"}
 _BLOCK_FRAMES = 1 << 16
 _WIDTHS = (1, 2, 3, 4)
 _HEADERLESS = {".g722": "g722"}  # formats that a name must tell, by their name in FFmpeg
+_Opener = Callable[[str, float], tuple[int, Iterator[np.ndarray]]]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ def open_sound(raw: Any) -> Sound:
         return _open_file(raw)
     if isinstance(raw, tuple) and len(raw) == 2 and isinstance(raw[1], int | float | np.integer | np.floating):
         check_rate(float(raw[1]))
-        return Sound(int(raw[1]), iter([_frames(scaled(np.asarray(raw[0])))]))
+        return Sound(int(raw[1]), iter([_frames(scaled(_array(raw[0])))]))
     if isinstance(raw, np.ndarray | list):
         raise InputError("an array of samples does not say its rate; give (array, rate in Hz)")
     raise InputError(f"a sound is a path or (array, rate in Hz), found {type(raw).__name__}")
@@ -115,12 +120,19 @@ def scaled(samples: np.ndarray) -> np.ndarray:
     raise InputError(f"samples are floats, int16, int32 or uint8, found {samples.dtype}")
 
 
+def _array(samples: Any) -> np.ndarray:
+    try:
+        return np.asarray(samples)
+    except ValueError as error:
+        raise InputError("samples are an array, and the parts of this list differ in length; give [samples] or [samples, channels]") from error
+
+
 def _frames(samples: np.ndarray) -> np.ndarray:
     """An array as [frames, channels]: of two axes the longer one is time."""
-    if samples.ndim == 1:
-        return samples[:, None]
-    if samples.ndim != 2:
+    if samples.ndim not in (1, 2):
         raise InputError(f"a sound has shape [samples], or [samples, channels] either way round, found {list(samples.shape)}")
+    if samples.ndim == 1 or not samples.size:  # an axis of length 0 is time, whichever of the two it is
+        return samples.reshape(-1, 1)
     return samples if samples.shape[1] <= samples.shape[0] else samples.T
 
 
@@ -139,18 +151,23 @@ def _open_file(clip: Clip) -> Sound:
     """The first reader that knows the file takes it; where none does, the first reason is told."""
     path = str(clip.path)
     try:
-        with open(path, "rb"):
-            pass
+        with open(path, "rb") as file:
+            is_longer = _is_longer_than_told(file)
     except OSError as error:
         raise InputError(f"cannot read sound {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"cannot read sound {path!r}: {error}; give a path without it") from error
+    openers: tuple[_Opener, ...] = (_open_wav, _open_soundfile, _open_av) if not is_longer else (_open_soundfile, _open_av, _open_wav)
     reasons: list[Exception] = []
-    for opener in (_open_wav, _open_av) if clip.path.suffix.lower() in _HEADERLESS else (_open_wav, _open_soundfile, _open_av):
+    for opener in (_open_wav, _open_av) if clip.path.suffix.lower() in _HEADERLESS else openers:
         try:
             rate, blocks = opener(path, clip.start_s)
         except (_UnknownFormatError, MissingLibraryError) as error:
             reasons += [error] if str(error) else []
         else:
             check_rate(rate)
+            if is_longer and opener is _open_wav:
+                _log.warning("%s goes on behind the end that its header tells, and is read up to there; install soundfile (extra audio), which hears the rest", path)
             return Sound(rate, blocks if clip.end_s is None else _until(blocks, round(clip.end_s * rate) - round(clip.start_s * rate)), path)
     if isinstance(reasons[0], MissingLibraryError):
         raise reasons[0]
@@ -162,10 +179,18 @@ class _UnknownFormatError(Exception):
     """Another reader may know this file."""
 
 
+def _is_longer_than_told(file: BinaryIO) -> bool:
+    """Whether the file goes on behind the end that a RIFF header tells: its writer never came back to fill the size in, or something follows the sound."""
+    head = file.read(8)
+    told = 8 + int.from_bytes(head[4:], "little")
+    return head[:4] == b"RIFF" and file.seek(0, os.SEEK_END) > told + 1  # a byte may fill an odd size up
+
+
 def _open_wav(path: str, start_s: float) -> tuple[int, Iterator[np.ndarray]]:
+    broken = (wave.Error, EOFError, RuntimeError)  # RuntimeError: a part that ends behind the whole
     try:
         stream = wave.open(path, "rb")  # noqa: SIM115 - closed by the generator
-    except (wave.Error, EOFError) as error:
+    except broken as error:
         raise _UnknownFormatError from error
     rate, width = stream.getframerate(), stream.getsampwidth()
     if width not in _WIDTHS:
@@ -175,10 +200,11 @@ def _open_wav(path: str, start_s: float) -> tuple[int, Iterator[np.ndarray]]:
     def blocks() -> Iterator[np.ndarray]:
         with stream:
             channels = stream.getnchannels()
-            stream.setpos(min(round(start_s * rate), stream.getnframes()))
-            while data := stream.readframes(_BLOCK_FRAMES):
-                whole = len(data) // (width * channels) * width * channels  # a file that was cut off may end within a frame
-                yield _pcm(data[:whole], width).reshape(-1, channels)
+            with contextlib.suppress(RuntimeError):  # begins behind the end that the header tells
+                stream.setpos(min(round(start_s * rate), stream.getnframes()))
+                while data := stream.readframes(_BLOCK_FRAMES):
+                    whole = len(data) // (width * channels) * width * channels  # a file that was cut off may end within a frame
+                    yield _pcm(data[:whole], width).reshape(-1, channels)
 
     return rate, blocks()
 
@@ -215,12 +241,13 @@ def _open_av(path: str, start_s: float) -> tuple[int, Iterator[np.ndarray]]:
     try:
         container = av.open(path, format=_HEADERLESS.get(Path(path).suffix.lower()))
         stream = next(iter(container.streams.audio), None)
-        rate = 0 if stream is None else int(stream.codec_context.sample_rate or 0)
     except av.error.FFmpegError as error:
         raise _UnknownFormatError(str(error)) from error
-    if stream is None:
+    codec = None if stream is None else stream.codec_context  # none where FFmpeg knows the container only
+    if stream is None or codec is None:
         container.close()
-        raise _UnknownFormatError("it holds no sound")
+        raise _UnknownFormatError("it holds no sound" if stream is None else "its codec is not known")
+    rate = int(codec.sample_rate or 0)
 
     def blocks() -> Iterator[np.ndarray]:
         try:

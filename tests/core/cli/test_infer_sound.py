@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from polyadapt.cli import main
-from polyadapt_runtime import Bundle
+from polyadapt_runtime import Beams, Bundle, Sampling
 
 pytest.importorskip("transformers", reason="the host alone brings no models of sound")
 
@@ -51,6 +51,13 @@ def writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("writer")
     assert main(["export", "polyadapt:tiny-wav2vec2", "--out", str(folder / "writer.bundle"), "--json"]) == 0
     return folder / "writer.bundle"
+
+
+@pytest.fixture(scope="module")
+def dictation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dictation")
+    assert main(["export", "polyadapt:tiny-whisper", "--out", str(folder / "dictation.bundle"), "--json"]) == 0
+    return folder / "dictation.bundle"
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +163,100 @@ def test_speech_is_written(voice: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "exists already" in refused(capsys, "infer", voice, "--text", "good morning", "--out", out)
     assert "takes one text" in refused(capsys, "infer", voice, "--text", "a", "b", "--out", tmp_path / "b.wav")
     assert not (tmp_path / "b.wav").exists()
+
+
+def test_options_reach_the_answer_they_belong_to(ears: Path, writer: Path, dictation: Path, voice: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip, samples = write(tmp_path / "s.wav", sound(1.0)), sound(1.0)
+    (row,) = answered(capsys, "infer", dictation, clip, "-o", "beams=3", "-o", "maximum_new_tokens=7", "-o", "device=cpu")
+    assert row["answer"] == Bundle(dictation).generate((samples, RATE), 7, beams=Beams(3)).strip()
+    (row,) = answered(capsys, "infer", dictation, clip, "-o", "temperature=2.0", "-o", "seed=3", "-o", "maximum_new_tokens=7")
+    assert row["answer"] == Bundle(dictation).generate((samples, RATE), 7, sampling=Sampling(2.0, seed=3)).strip()
+    (row,) = answered(capsys, "infer", writer, clip, "-o", "beams=8")
+    assert row["answer"] == Bundle(writer)((samples, RATE), beams=8) != Bundle(writer)((samples, RATE))
+    (row,) = answered(capsys, "infer", ears, clip, "-o", "top=2", "-o", "batch_size=1")
+    assert len(row["answer"]["top"]) == 2
+    (row,) = answered(capsys, "infer", ears, clip, "--window", "0.5", "-o", "top=1")
+    assert len(row["answer"]["top"]) == 1 and len(row["answer"]["windows"]) == 2
+    (row,) = answered(capsys, "infer", voice, "--text", "a", "--out", tmp_path / "a.wav", "-o", "device=cpu")
+    assert row["answer"]["file"] == str(tmp_path / "a.wav") and row["answer"]["sample_rate_hz"] == RATE
+
+
+def test_options_of_another_answer_are_refused(ears: Path, writer: Path, dictation: Path, voice: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip = write(tmp_path / "s.wav", sound(0.5))
+    assert "has no option 'topp'; did you mean 'top'?" in refused(capsys, "infer", ears, clip, "-o", "topp=2")
+    assert "has no option 'beamz'; did you mean 'beams'?" in refused(capsys, "infer", writer, clip, "-o", "beamz=2")
+    assert "for a transcript, has no option 'temprature'; did you mean 'temperature'?" in refused(capsys, "infer", dictation, clip, "-o", "temprature=1.0")
+    assert "for windows of a sound (--window), has no option 'batch_size'" in refused(capsys, "infer", ears, clip, "--window", "0.5", "-o", "batch_size=2")
+    assert "for a stream (INPUT -), has no option 'top'" in refused(capsys, "infer", ears, "-", "--rate", "8000", "-o", "top=2")
+    assert "for speech (--out), has no option 'scal'; did you mean 'scale'?" in refused(capsys, "infer", voice, "--text", "a", "--out", tmp_path / "o.wav", "-o", "scal=1")
+    assert "option 'beams': Input should be a valid integer" in refused(capsys, "infer", dictation, clip, "-o", "beams=many")
+    assert "a beam search draws nothing" in refused(capsys, "infer", dictation, clip, "-o", "beams=2", "-o", "temperature=1.0")
+    assert "scale=0.5 without an artifact" in refused(capsys, "infer", ears, clip, "--window", "0.5", "-o", "scale=0.5")
+    assert "device 'tpu'; known" in refused(capsys, "infer", ears, clip, "-o", "device=tpu")
+
+
+def test_flags_of_another_answer_are_refused(ears: Path, writer: Path, voice: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip, out = write(tmp_path / "s.wav", sound(0.5)), tmp_path / "o.wav"
+    cases: list[tuple[list[str | Path], str]] = [
+        ([ears, clip, "--window", "0.5", "--timestamps"], "for windows of a sound (--window) leave --timestamps out"),
+        ([ears, clip, "--window", "0.5", "--language", "fr"], "for windows of a sound (--window) leave --language out"),
+        ([ears, "-", "--rate", "8000", "--out", out], "for a stream (INPUT -) leave --out out"),
+        ([ears, "-", "--rate", "8000", "--language", "fr"], "for a stream (INPUT -) leave --language out"),
+        ([voice, "--text", "a", "--out", out, "--window", "1"], "for speech (--out) leave --window out"),
+        ([writer, clip, "--text"], "for a transcript frame by frame leave --text out"),
+        ([ears, clip, "--encoding", "s16le"], "for classes leave --encoding out"),
+        ([ears, clip, "--rate", "8000"], "a sound file says its own; leave --rate out"),
+        ([ears, clip, "-m", "seed=1"], "leave --model-option out"),
+        (["polyadapt:tiny-whisper", clip, "--channels", "2"], "--channels is for exported bundles"),
+    ]
+    for arguments, message in cases:
+        assert message in refused(capsys, "infer", *arguments)
+    assert not out.exists()
+
+
+def test_texts_are_written_as_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "clerk.bundle"
+    assert main(["export", "polyadapt:tiny-llama?task=causal-lm", "--out", str(folder), "--json"]) == 0
+    (row,) = answered(capsys, "infer", folder, "abc", "-o", "beams=3", "-o", "maximum_new_tokens=5", "-o", "repetition_penalty=1.5")
+    assert row["answer"] == Bundle(folder).generate("abc", 5, beams=Beams(3), sampling=Sampling(repetition_penalty=1.5))
+    long = "a" * 300  # no name of a file is as long
+    (row,) = answered(capsys, "infer", folder, long, "-o", "maximum_new_tokens=3", "-o", 'stop=["zz"]')
+    assert row["answer"] == Bundle(folder).generate(long, 3)
+    assert "for a text, has no option 'top'; did you mean" in refused(capsys, "infer", folder, "abc", "-o", "top=3")
+
+
+def test_files_that_are_not_what_their_name_says_are_one_line(ears: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "whole.npy", sound(0.1))
+    whole = (tmp_path / "whole.npy").read_bytes()
+    np.savez(tmp_path / "several.npz", x=sound(0.1))
+    for name, content in (
+        ("empty", b""),
+        ("cut", whole[:-7]),
+        ("header", whole[:40]),
+        ("huge", whole.replace(b"(1600,), }", b"(9" + b"0" * 12 + b",), }")[: len(whole)]),
+        ("odd", whole.replace(b"'descr'", b"'descr(")),
+        ("torn", whole.replace(b", }  ", b", } {", 1)),
+        ("noise", bytes(range(256))),
+        ("zip", (tmp_path / "several.npz").read_bytes()),
+    ):
+        (tmp_path / f"{name}.npy").write_bytes(content)
+        assert f"{name}.npy is not a whole .npy file (" in refused(capsys, "infer", ears, tmp_path / f"{name}.npy", "--rate", "8000")
+    np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
+    assert "save one array of numbers" in refused(capsys, "infer", ears, tmp_path / "objects.npy", "--rate", "8000")
+    (tmp_path / "latin.txt").write_bytes("Grüße".encode("latin-1"))
+    assert "latin.txt is not UTF-8 text (byte 2)" in refused(capsys, "infer", ears, tmp_path / "latin.txt")
+
+
+def test_a_window_longer_than_the_frames_of_a_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A spectrogram of 32 frames reaches to 0.335 s; what is longer is cut with a warning where no windows are asked for."""
+    folder, clip = tmp_path / "frames.bundle", write(tmp_path / "s.wav", sound(1.0))
+    assert main(["export", "polyadapt:tiny-ast?task=classification", "--out", str(folder), "--json"]) == 0
+    assert "hears 0.335 s at most, asked were windows of 0.5 s" in refused(capsys, "infer", folder, clip, "--window", "0.5")
+    (row,) = answered(capsys, "infer", folder, clip, "--window", "0.3")
+    assert len(row["answer"]["windows"]) == 4
+    capsys.readouterr()
+    assert main(["infer", str(folder), str(clip)]) == 0
+    assert "was cut to maximum_seconds = 0.335" in capsys.readouterr().err
 
 
 def test_what_does_not_go_together_is_refused(ears: Path, writer: Path, voice: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

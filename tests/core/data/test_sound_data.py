@@ -11,7 +11,7 @@ import pytest
 from polyadapt.data.dataset import Dataset, Example, open_data
 from polyadapt.data.readers.card import CARDS
 from polyadapt.data.split import split_data
-from polyadapt.data.trim import loud_part
+from polyadapt.data.trim import FRAME_S, MARGIN_S, loud_part
 from polyadapt.errors import UserError
 from polyadapt_runtime import Clip
 from polyadapt_runtime.audio import read_audio
@@ -50,6 +50,15 @@ def test_silence_at_the_ends_is_left_out(tmp_path: Path, hum: float, trim_db: fl
         assert (found.start_s, found.end_s) == (pytest.approx(0.45, abs=0.011), pytest.approx(0.85, abs=0.011))  # with 50 ms to each side
     else:
         assert (found.start_s, found.end_s) == (0.0, pytest.approx(1.8, abs=1e-3))
+
+
+@pytest.mark.parametrize("rate", [22050, 11025])
+def test_long_silence_before_a_sound_moves_nothing(tmp_path: Path, rate: int) -> None:
+    """A frame of 10 ms is a whole number of samples: 220 at 22.05 kHz, which are 9.977 ms."""
+    path = write(tmp_path / "s.wav", np.concatenate([np.zeros(60 * rate), tone(0.5, rate), np.zeros(rate)]), rate)
+    found = loud_part(Clip(path), 40.0)
+    assert found.start_s == pytest.approx(60.0 - MARGIN_S, abs=FRAME_S + 1e-3) and found.start_s <= 60.0
+    assert found.end_s == pytest.approx(60.5 + MARGIN_S, abs=FRAME_S + 1e-3)
 
 
 def test_a_silent_recording_stays_whole_and_parts_of_parts_add_up(tmp_path: Path) -> None:
@@ -107,6 +116,41 @@ def test_what_a_file_is_its_content_says(tmp_path: Path) -> None:
     assert len(read(f"folder:{tmp_path}/wrong")) == 2
     with pytest.raises(UserError, match=r"cannot open .*a/x\.mp3 .*not whole audio.*and 1 more like it"):
         read(f"folder:{tmp_path}/broken")
+
+
+def film(path: Path) -> Path:
+    """A tone as the sound of a film, without pictures."""
+    av = pytest.importorskip("av", reason="pip install 'polyadapt[codecs]'")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(tone(0.5).astype(np.float32)[None], format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        for packet in (*stream.encode(frame), *stream.encode(None)):
+            container.mux(packet)
+    return path
+
+
+def test_films_are_recordings_where_nobody_took_pictures(tmp_path: Path) -> None:
+    import soundfile
+    from PIL import Image
+
+    for label in "ab":
+        for ending in ("mp4", "mkv", "mov"):
+            film(tmp_path / "films" / label / f"x.{ending}")
+        soundfile.write(tmp_path / "films" / label / "x.caf", tone(0.1), 8000)
+        film(tmp_path / "phone" / label / "IMG_1.MOV")
+        Image.fromarray(np.zeros((3, 3), np.uint8)).save(tmp_path / "phone" / label / "IMG_1.png")
+    film(tmp_path / "phone" / "how it was made.mp4")
+    films, phone = read(f"folder:{tmp_path}/films"), read(f"folder:{tmp_path}/phone")
+    assert (films.media, len(films)) == ("audio", 8) and (phone.media, len(phone)) == ("image", 2)
+    assert len(read(f"folder:{tmp_path}/phone", media="audio")) == 2
+    assert [round(len(read_audio(example.raw, {"sample_rate_hz": 8000})) / 8000, 1) for example in films][:2] == [0.1, 0.5]
+    (tmp_path / "clips.csv").write_text("path,label\nfilms/a/x.mp4,a\nfilms/b/x.caf,b\n")
+    assert read(f"csv:{tmp_path}/clips.csv").media == "audio"
+    write(tmp_path / "phone" / "a" / "y.wav", tone(0.1))
+    with pytest.raises(UserError, match="mixes 2 images and 3 audio files"):
+        read(f"folder:{tmp_path}/phone")
 
 
 def test_arrays_are_sounds_where_they_say_their_rate(tmp_path: Path) -> None:

@@ -139,6 +139,14 @@ def test_frames_become_text() -> None:
         predict(model, Dataset("d", [Example("0", frames)], "array"))
 
 
+def test_a_vocabulary_of_the_checkpoint_does_as_well_as_labels() -> None:
+    """Models of torchaudio bring theirs in the task's details; training reads it there, too."""
+    task = Task("ctc", details={"vocabulary": ["-", "|", "A", "B"]})
+    frames = np.eye(4, dtype=np.float32)[[2, 1, 3]].reshape(-1)
+    (found,) = predict(toy(task, nn.Linear(1, 1), ARRAY), Dataset("d", [Example("0", frames, None, "A B")], "array"))
+    assert found.answer == "A B"
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One token a character, but "ab" is one; every text ends with "E"."""

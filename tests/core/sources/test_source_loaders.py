@@ -215,6 +215,28 @@ def test_unets_are_read_from_safetensors_only(tmp_path: Path) -> None:
     assert open_reference(f"diffusers:{tmp_path}?pretrained=false&seed=2").base_id == open_reference(f"diffusers:{tmp_path}?pretrained=false&seed=2").base_id
 
 
+@pytest.mark.parametrize(("family", "head"), [("wav2vec2", "lm_head"), ("wav2vec2-torchaudio", "aux")])
+def test_a_checkpoints_own_symbols_can_be_left_for_its_frames(family: str, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left are the frames that its own head would score."""
+    backbone = tiny_backbone(family, "ctc")
+    if family == "wav2vec2":
+        backbone.save_pretrained(tmp_path / "model")
+        reference, join = f"hf:{tmp_path}/model", "?"
+    else:
+        import torchaudio
+
+        monkeypatch.setattr(torchaudio.models, "wav2vec2_base", lambda aux_num_out=None: family_by_id(family).tiny(Task("ctc")))
+        save_file(dict(backbone.state_dict()), tmp_path / "weights.safetensors")
+        reference, join = f"torchaudio:wav2vec2_base?weights={tmp_path}/weights.safetensors", "&"
+    own, frames = open_reference(reference), open_reference(f"{reference}{join}own_head=false")
+    assert own.ports.head is None and frames.ports.head is not None and frames.task.kind == own.task.kind == "ctc"
+    inputs = own.example(SIZES, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(getattr(own.backbone, head)(run(frames, inputs)["features"]), run(own, inputs)["logits"])
+    assert open_reference(f"polyadapt:tiny-{family}?task=ctc").ports.head is None
+    assert open_reference(f"polyadapt:tiny-{family}?task=ctc&own_head=false").ports.head is not None
+
+
 def test_torchaudio_factories_bundles_and_local_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torchaudio
 

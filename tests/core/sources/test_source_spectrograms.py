@@ -42,6 +42,30 @@ def features(model: Any, frames: int) -> torch.Tensor:
         return model.family.forward(model.backbone, model.task, {"input_values": values})["features"]  # type: ignore[no-any-return]
 
 
+@pytest.mark.parametrize(("options", "heard_s"), [({}, 0.335), ({"frames": 60}, 0.615), ({"maximum_seconds": 0.2}, 0.2)])
+def test_recordings_are_cut_where_the_frames_end_and_not_in_silence(checkpoint: Path, options: dict[str, Any], heard_s: float, caplog: pytest.LogCaptureFixture) -> None:
+    """A frame begins every 10 ms and hears 25 ms: 32 of them reach to 0.335 s."""
+    model = pa.load(f"hf:{checkpoint}", **options)
+    assert model.processor.spec["maximum_seconds"] == pytest.approx(heard_s)
+    noise = (0.1 * torch.randn(32000, generator=torch.Generator().manual_seed(0))).numpy()
+    kept = torch.from_numpy(model.processor((noise, 16000))["audio"])
+    assert len(kept) == round(heard_s * 16000) and "was cut to maximum_seconds" in caplog.text
+    front: Any = model.module.front
+    heard, less = (front(audio=clip[None])["input_values"] for clip in (kept, torch.cat([kept[:-100], torch.zeros(100)])))
+    assert not torch.equal(heard, less), "all that is kept is heard"
+    if "maximum_seconds" not in options:  # and nothing behind it would be
+        torch.testing.assert_close(heard, front(audio=torch.from_numpy(noise)[None])["input_values"], rtol=0, atol=1e-4)
+    caplog.clear()
+    model.processor((noise[: len(kept)], 16000))
+    assert not caplog.records
+
+
+def test_models_of_pictures_hear_as_far_as_their_frames() -> None:
+    pytest.importorskip("timm", reason="the host alone brings no library of pictures")
+    spec = pa.load("timm:test_vit", pretrained=False, sound_frames=64).processor.spec
+    assert spec["maximum_seconds"] == pytest.approx((63 * 160 + 400) / 16000)
+
+
 def test_its_own_length_changes_nothing(checkpoint: Path) -> None:
     plain, asked = pa.load(f"hf:{checkpoint}"), pa.load(f"hf:{checkpoint}", frames=32)
     assert torch.equal(table_of(plain), table_of(asked)) and plain.base_id == asked.base_id

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from polyadapt_runtime import InputError, Processor
+from polyadapt_runtime import InputError, Processor, resampling
 from polyadapt_runtime.resampling import KAISER_BETA, ROLLOFF, ZERO_CROSSINGS, resample
 from polyadapt_runtime.sound import Sound
 
@@ -51,6 +51,19 @@ def test_tones_in_the_band_come_out_as_they_are(rate: int, target: int) -> None:
 def test_tones_above_the_band_do_not_fold_back(part: float) -> None:
     found = resample(np.sin(2 * np.pi * part * 8000 * np.arange(24000) / 48000 + 0.3).astype(np.float32), 48000, 16000)
     assert np.abs(found[400:-400]).max() <= 1e-6  # 120 dB below the tone
+
+
+def test_filters_of_odd_rates_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 999983 Hz, a prime, they would take 760 MB; those of usual rates stay for the next sound."""
+    assert resampling._filter_bytes(*resampling._reduced(999983, 16000)) > 10 * resampling._KEPT_BYTES
+    resampling._kernel.cache_clear()
+    expected = resample(noise(200), 16001, 16000)
+    assert resampling._kernel.cache_info().currsize == 250  # 16000 phases, 64 at a time, 12 MB
+    monkeypatch.setattr(resampling, "_KEPT_BYTES", 1 << 20)
+    resampling._kernel.cache_clear()
+    assert np.array_equal(resample(noise(200), 16001, 16000), expected) and resampling._kernel.cache_info().currsize == 0
+    resample(noise(200), 44100, 16000)
+    assert resampling._kernel.cache_info().currsize == 3
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 4])
@@ -102,9 +115,11 @@ def test_lengths(caplog: pytest.LogCaptureFixture) -> None:
     assert np.array_equal(fixed((x, 48000))["audio"], resample(x, 48000, 16000)[:8000])
     short = fixed((x[:100], 16000))["audio"]
     assert short.shape == (8000,) and np.array_equal(short[:100], x[:100]) and not short[100:].any()
-    assert caplog.text == ""
+    assert [record.message for record in caplog.records] == ["the sound was cut to seconds = 0.5; bundles that classify or transcribe sound hear all of it in windows"]
+    caplog.clear()
+    assert fixed((x[:24000], 48000))["audio"].shape == (8000,) and not caplog.records, "it fits"
     assert np.array_equal(Processor(spec(maximum_seconds=0.1))((x, 48000))["audio"], resample(x, 48000, 16000)[:1600])
-    assert "was cut to maximum_seconds" in caplog.text
+    assert "was cut to maximum_seconds = 0.1;" in caplog.text
 
 
 def test_a_batch_is_filled_up_with_silence() -> None:
@@ -118,6 +133,9 @@ def test_a_batch_is_filled_up_with_silence() -> None:
     ("raw", "message"),
     [
         ((np.zeros(0, np.float32), 16000), "empty"),
+        ((np.zeros((0, 2), np.float32), 16000), "empty"),
+        ((np.zeros((2, 0), np.float32), 16000), "empty"),
+        (([[0.0, 0.1], [0.2]], 16000), "differ in length"),
         ((np.array([0.0, np.inf]), 16000), "not finite"),
         ((np.array([0.0, np.nan]), 16000), "not finite"),
         ((np.zeros((2, 3, 4)), 16000), r"found \[2, 3, 4\]"),
@@ -127,6 +145,7 @@ def test_a_batch_is_filled_up_with_silence() -> None:
         ((np.zeros(4), 0), "sample rate"),
         ((np.zeros(4), 44100.5), "sample rate"),
         ((np.zeros(4), float("nan")), "sample rate"),
+        ((np.zeros(4), 10**9), "1000000 at most, found 1000000000"),
         (7, "found int"),
     ],
 )

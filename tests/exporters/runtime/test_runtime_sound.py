@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import struct
 import subprocess
 import sys
 import wave
@@ -71,6 +72,54 @@ def test_a_file_that_was_cut_off_gives_what_is_there(tmp_path: Path) -> None:
     assert len(read(path)[0]) == 749
 
 
+def unfinished(path: Path, told: int, has_list: bool) -> np.ndarray:
+    """A WAV file whose RIFF size was never filled in, as programs leave it that write to a pipe or are stopped; the samples in it."""
+    pcm = np.arange(20000, dtype="<i2")
+    tags = b"LIST" + struct.pack("<I", 26) + b"INFOISFT" + struct.pack("<I", 14) + b"Lavf60.16.100\0"
+    head = b"RIFF" + struct.pack("<I", told) + b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, 16000, 32000, 2, 16)
+    path.write_bytes(head + (tags if has_list else b"") + b"data" + struct.pack("<I", pcm.nbytes) + pcm.tobytes())
+    return pcm[:, None].astype(np.float32) / 32768
+
+
+@pytest.mark.parametrize("told", [0, 36, 16000, 0xFFFFFFFF])
+@pytest.mark.parametrize("has_list", [False, True])
+def test_a_header_that_tells_too_short_a_file_cuts_nothing(tmp_path: Path, told: int, has_list: bool, caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("soundfile")
+    samples = unfinished(tmp_path / "s.wav", told, has_list)
+    assert np.array_equal(read(tmp_path / "s.wav")[0], samples)
+    assert np.array_equal(read(Clip(tmp_path / "s.wav", 1.0))[0], samples[16000:])
+    assert not caplog.records
+
+
+def test_what_follows_the_sound_harms_nothing_where_no_other_reader_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The plain reader is the last one then, and says so where it stops before the file does."""
+    path = write_wav(tmp_path / "s.wav", tone(1000))
+    whole, plain = read(path)[0], path.read_bytes()
+    for name in ("soundfile", "av"):
+        monkeypatch.setitem(sys.modules, name, None)
+    path.write_bytes(plain + b"\0")  # as where an odd size was filled up
+    assert np.array_equal(read(path)[0], whole) and not caplog.records
+    path.write_bytes(plain + b"TAG" + bytes(125))
+    assert np.array_equal(read(path)[0], whole)
+    assert "goes on behind the end that its header tells" in caplog.text
+    samples = unfinished(path, 16000, False)
+    assert np.array_equal(read(path)[0], samples[: (8 + 16000 - 44) // 2])
+    assert len(read(Clip(path, 1.0))[0]) == 0
+    unfinished(path, 36, True)
+    with pytest.raises(MissingLibraryError, match="needs soundfile"):
+        read(path)
+
+
+def test_a_codec_that_nothing_knows_is_one_line(tmp_path: Path) -> None:
+    """FFmpeg knows the container and has no decoder for the sound in it."""
+    pytest.importorskip("soundfile")
+    pytest.importorskip("av", reason="pip install 'polyadapt-runtime[codecs]'")
+    path = write_wav(tmp_path / "s.wav", tone(1000))
+    path.write_bytes(path.read_bytes().replace(b"\x10\0\0\0\x01\0", b"\x10\0\0\0\x01\x80", 1))
+    with pytest.raises(InputError, match=r"cannot read sound .*s\.wav: "):
+        read(path)
+
+
 @pytest.mark.parametrize(
     ("content", "name"),
     [
@@ -98,6 +147,8 @@ def test_folders_and_missing_files(tmp_path: Path) -> None:
         read(tmp_path / "gone.wav")
     with pytest.raises(InputError, match="cannot read sound .*: Is a directory"):
         read(tmp_path)
+    with pytest.raises(InputError, match="embedded null byte"):
+        read("a\0b.wav")
     with pytest.raises(InputError, match="found int"):
         read(3)
 

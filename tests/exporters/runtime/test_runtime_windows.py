@@ -30,8 +30,7 @@ agraph (float[batch, samples] audio) => (float[batch, 3] logits)
 """
 
 
-@pytest.fixture(scope="module")
-def bundle(kit: Any, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def made(kit: Any, **limits: float) -> Any:
     made = kit.classifier()
     weights = {"W": np.array([[30, -20, 5], [4, 9, -7]], np.float32), "b": np.array([0, 1, 0.5], np.float32), "last": np.array([-1], np.int64)}
     made.model, made.slots = kit.graph(GRAPH, weights, {}, {}), {}
@@ -39,9 +38,14 @@ def bundle(kit: Any, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         task={"kind": "classification", "labels": ["loud", "soft", "odd"], "metric": "accuracy", "details": {}},
         inputs=[{"name": "audio", "dtype": "float32", "shape": ["batch", "samples"], "meaning": "sound", "unit": ""}],
         outputs=[{"name": "logits", "dtype": "float32", "shape": ["batch", 3], "meaning": "scores", "unit": ""}],
-        preprocess={"kind": "audio", "input": "audio", "sample_rate_hz": RATE, "seconds": None, "maximum_seconds": 4.0},
+        preprocess={"kind": "audio", "input": "audio", "sample_rate_hz": RATE, "seconds": None, **limits},
     )
-    return Bundle(kit.write(tmp_path_factory.mktemp("windows") / "ears.bundle", made))
+    return made
+
+
+@pytest.fixture(scope="module")
+def bundle(kit: Any, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return Bundle(kit.write(tmp_path_factory.mktemp("windows") / "ears.bundle", made(kit, maximum_seconds=4.0)))
 
 
 def speech(seconds: float, rate: int = RATE) -> np.ndarray:
@@ -81,6 +85,17 @@ def test_a_window_is_answered_as_a_clip_of_its_own(bundle: Bundle, rate: int) ->
         alone = bundle((samples[start:stop], rate))
         assert (window.label, window.score) == (alone.label, pytest.approx(alone.score, abs=1e-6))
     assert len({round(window.score, 4) for window in windows}) > 3, "the windows differ"
+
+
+@pytest.mark.parametrize("setting", ["seconds", "maximum_seconds"])
+def test_windows_as_long_as_the_model_hears_are_not_cut(kit: Any, tmp_path: Path, setting: str, caplog: pytest.LogCaptureFixture) -> None:
+    """1.31 s are 14442.75 samples at 11025 Hz: a window of them is rounded up, and so is the limit."""
+    ears = Bundle(kit.write(tmp_path / "ears.bundle", made(kit, **{setting: 1.31})))
+    for rate in (11025, 22050, RATE):
+        windows = list(classify_windows(ears, (speech(5.0, rate), rate), 1.31))
+        assert len(windows) == 4 and not caplog.records
+    ears((speech(5.0), RATE))
+    assert f"was cut to {setting} = 1.31;" in caplog.text
 
 
 def test_the_whole_is_the_mean_of_the_windows(bundle: Bundle) -> None:

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from polyadapt.data.dataset import Dataset, Example, natural_key
-from polyadapt.data.media import EXTENSIONS, check_choice, medium_of, read_text
+from polyadapt.data.media import EXTENSIONS, FILMS, check_choice, medium_of, read_text
 from polyadapt.data.readers.card import FolderOptions
 from polyadapt.data.readers.recordings import prepared
 from polyadapt.errors import UserError, nearest
@@ -61,7 +61,7 @@ def _class_folders(root: Path) -> list[tuple[Path, str, str]]:
         loose = [entry.name for entry in root.iterdir() if entry.is_file() and medium_of(entry)]
         found = f"{len(loose)} files such as {sorted(loose)[0]!r} lie in it directly" if loose else "it is empty"
         raise UserError(f"folder {root} has no class folders, {found}; put the files of every class into a folder named after it, or list them in a csv")
-    stray = sorted(entry.name for entry in root.iterdir() if entry.is_file() and medium_of(entry) in ("image", "audio"))
+    stray = sorted(entry.name for entry in root.iterdir() if entry.is_file() and medium_of(entry) in ("image", "audio") and not _is_film(entry))
     if stray:
         raise UserError(f"{len(stray)} files in {root} lie outside of its class folders, first {stray[0]!r}; move them into a class or away")
     return [(folder, folder.name, "") for folder in tops]
@@ -83,12 +83,18 @@ def _media(root: Path, files: list[Path], asked: str) -> str:
     if asked != "auto":
         return check_choice("medium", asked, (*EXTENSIONS, "auto"))
     counts = Counter(medium for path in files if (medium := medium_of(path)) is not None)
+    if counts["image"] and counts["audio"] == sum(map(_is_film, files)):
+        del counts["audio"]
     heavy = [medium for medium in ("image", "audio") if counts[medium]]
     if len(heavy) == 2:
         raise UserError(f'folder {root} mixes {counts["image"]} images and {counts["audio"]} audio files; choose with media = "image" or "audio"')
     if not counts:
         raise UserError(f"folder {root} holds no image, audio or text file (found {_counted(files)}); supported: {', '.join(sorted(set().union(*EXTENSIONS.values())))}")
     return heavy[0] if heavy else "text"
+
+
+def _is_film(path: Path) -> bool:
+    return path.suffix.lower() in FILMS
 
 
 def _counted(files: list[Path]) -> str:

@@ -6,6 +6,7 @@ Paper: Training Deep Nets with Sublinear Memory Cost (arXiv 1604.06174).
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from polyadapt.edits.attach import Attachments
+from polyadapt.edits.statistics import keeping_statistics
 from polyadapt.errors import UserError
 from polyadapt.model import Model
 from polyadapt.sites import stack
@@ -22,6 +24,8 @@ from polyadapt.training.bypass import Bypass, replaced
 
 def recomputing(model: Model, attachments: Attachments) -> contextlib.AbstractContextManager[None]:
     """The context within which blocks are run again in the backward pass; those that a prefix leaves out stay left out.
+
+    Running statistics of adapters move in the first run alone.
 
     Raises:
         UserError: the family names no blocks.
@@ -37,10 +41,10 @@ def _again(block: nn.Module, attachments: Attachments) -> Callable[..., Any]:
     def answer(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return block(*args, **kwargs)
-        again = attachments.same_edits()
+        again, runs = attachments.same_edits(), itertools.count()
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            with again():
+            with again(), keeping_statistics(attachments) if next(runs) else contextlib.nullcontext():
                 return block(*args, **kwargs)
 
         return checkpoint(run, *args, use_reentrant=False, **kwargs)

@@ -273,12 +273,23 @@ def test_merged_bakes_a_conformer_in(family: str, tmp_path: Path) -> None:
     assert Bundle(tmp_path / "m.bundle", device="cpu").selftest().ok
 
 
-def test_training_goes_on_after_ctrl_c_with_the_same_statistics(tmp_path: Path) -> None:
-    """Bit for bit, running statistics folded in: they are part of a checkpoint."""
-    model = pa.load("polyadapt:tiny-ast", task="classification")
+def noise() -> TrainingData:
     generator = np.random.default_rng(0)
     rows = [Example(f"{index}", ((0.1 * generator.standard_normal(8000)).astype(np.float32), 16000), "ab"[index % 2]) for index in range(12)]
-    data = TrainingData(Dataset("noise", rows, "audio", ("a", "b")))
+    return TrainingData(Dataset("noise", rows, "audio", ("a", "b")))
+
+
+def test_blocks_that_run_again_move_running_statistics_once() -> None:
+    """With and without gradient checkpointing the same bits, the statistics folded into the convolution included."""
+    model, method = pa.load("polyadapt:tiny-ast", task="classification"), load_method(CONFORMER)
+    settings = [TrainSettings(epochs=2, batch_size=4, device="cpu", frozen_prefix="off", gradient_checkpointing=again) for again in (False, True)]
+    once, twice = (fit(model, method, CONFORMER.options(rank=4), noise(), chosen).slots for chosen in settings)
+    assert set(once) == set(twice) and all(torch.equal(value, twice[name]) for name, value in once.items())
+
+
+def test_training_goes_on_after_ctrl_c_with_the_same_statistics(tmp_path: Path) -> None:
+    """Bit for bit, running statistics folded in: they are part of a checkpoint."""
+    model, data = pa.load("polyadapt:tiny-ast", task="classification"), noise()
     settings = TrainSettings(epochs=4, batch_size=4, device="cpu", log_every_steps=1)
 
     def press(event: Event) -> None:

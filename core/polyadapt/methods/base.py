@@ -84,7 +84,8 @@ class Method:
             raise UserError(f"method {self.card.id!r} does not fit family {model.family.card.id!r}; it fits: {', '.join(families)}")
         for port in self.card.ports:
             if not model.ports.of(port):
-                raise UserError(f"method {self.card.id!r} needs {port} ports, and family {model.family.card.id!r} offers none for task {model.task.kind!r}")
+                advice = "; load it with own_head = false" if (port, model.task.kind) == ("head", "ctc") else ""  # it scores symbols of its own
+                raise UserError(f"method {self.card.id!r} needs {port} ports, and family {model.family.card.id!r} offers none for task {model.task.kind!r}{advice}")
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,7 @@ def _pick_class(candidates: tuple[str, ...], kind: str, config: Any, options: Hf
         if with_head:
             return with_head[0]
     endings = _ENDINGS_BY_TASK.get(kind, _BARE)
-    if kind == "ctc" and not (saved.endswith(endings) or (not options.pretrained and any(name.endswith(endings) for name in candidates))):
+    if kind == "ctc" and not (options.own_head and (saved.endswith(endings) or (not options.pretrained and any(name.endswith(endings) for name in candidates)))):
         endings = _BARE  # frames, over which symbols are learned
     for ending in endings:
         for name in candidates:

@@ -8,6 +8,8 @@ from pydantic import Field, field_validator
 
 from polyadapt.options import Options
 
+OWN_HEAD = "task ctc: false leaves a checkpoint's own scores of symbols, so that a method learns a head over its frames in their place"
+
 
 class LoadOptions(Options):
     """What every reference takes."""
@@ -56,6 +58,7 @@ class HfOptions(SourceOptions):
     maximum_tokens: int = Field(128, ge=1, description="longer texts are cut")
     maximum_seconds: float = Field(30.0, gt=0, description="longer recordings are cut")
     language: str = Field("", description="Whisper: language of the recordings, such as fr; English by default")
+    own_head: bool = Field(True, description=OWN_HEAD)
     frames: int | None = Field(None, ge=1, description="AST: spectrogram frames of 10 ms; learned positions are cropped or interpolated, the checkpoint's own number by default")
     pooling: Literal["", "tokens"] = Field("", description="AST: tokens takes the mean over all tokens as features and leaves the checkpoint's own head; by default two tokens")
 
@@ -65,6 +68,7 @@ class TorchaudioOptions(SourceOptions):
 
     weights: str = Field("", description="a local state dict (.safetensors, or .pt, .pth read with weights_only=True)")
     maximum_seconds: float = Field(30.0, gt=0, description="longer recordings are cut")
+    own_head: bool = Field(True, description=OWN_HEAD)
 
 
 class DiffusersOptions(SourceOptions):
@@ -103,3 +107,4 @@ class TinyOptions(LoadOptions):
     num_classes: int | None = Field(None, ge=2, description="size of the head; ignored where labels are given")
     image_size_px: int | None = Field(None, ge=8, description="height and width that pictures are brought to")
     maximum_tokens: int = Field(32, ge=1, description="longer texts are cut; a token is one character here")
+    own_head: bool = Field(True, description=OWN_HEAD)

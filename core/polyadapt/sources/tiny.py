@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from polyadapt.errors import MissingExtraError, UserError
@@ -45,14 +46,14 @@ def load(card: ModelCard, name: str, options: TinyOptions, families: Iterable[Fa
     task = make_task(family, options.task, labels=check_labels(labels, len(labels), reference))
     with seeded(options.seed):
         try:
-            backbone = family.tiny(task)
+            backbone = family.tiny(replace(task, kind="features") if task.kind == "ctc" and not options.own_head else task)
         except ModuleNotFoundError as error:
             if not family.card.extra:
                 raise
             raise MissingExtraError(str(error.name), family.card.extra, reference) from error
     front = _front(family.signature(backbone, task))
     inputs = family.signature(backbone, task) if front is None else front.signature(family.signature(backbone, task))  # type: ignore[operator]
-    spec, assets = _preprocessing(inputs, backbone, options)
+    spec, assets = _preprocessing(inputs, backbone, options, getattr(front, "frames", None))
     return build_model(family, backbone, task, make_processor(spec, assets), reference=reference, front=front, licences={"weights": "none: random"})
 
 
@@ -70,15 +71,15 @@ def _front(signature: Signature) -> nn.Module | None:
     return None
 
 
-def _preprocessing(signature: Signature, backbone: nn.Module, options: TinyOptions) -> tuple[dict[str, Any], dict[str, Path]]:
-    """A processor's spec that fits the inputs, and the files that it names."""
+def _preprocessing(signature: Signature, backbone: nn.Module, options: TinyOptions, frames: int | None) -> tuple[dict[str, Any], dict[str, Path]]:
+    """A processor's spec that fits the inputs (and the frames of a spectrogram, where their number is fixed), and the files that it names."""
     shapes = {spec.name: spec.shape for spec in signature.inputs}
     specs: dict[str, dict[str, Any]] = {}
     assets: dict[str, Path] = {}
     if "image" in shapes:
         specs["image"] = image_spec(_picture(shapes["image"], options), channels=int(shapes["image"][1]))
     if "audio" in shapes:
-        specs["audio"] = audio_spec()
+        specs["audio"] = audio_spec() if frames is None else _heard(frames)
     if "input_ids" in shapes:
         specs["text"] = text_spec(pad_id=0, maximum_tokens=options.maximum_tokens, types="token_type_ids" if "token_type_ids" in shapes else None)
     if "input_ids" in shapes or "decoder_input_ids" in shapes:
@@ -90,6 +91,12 @@ def _preprocessing(signature: Signature, backbone: nn.Module, options: TinyOptio
     if specs:
         return next(iter(specs.values())), assets
     return (array_spec(signature) if len(shapes) == 1 else {"kind": "tensors"}), assets
+
+
+def _heard(frames: int) -> dict[str, Any]:
+    from polyadapt.sources.fbank import heard_spec
+
+    return heard_spec(frames)
 
 
 def _picture(shape: tuple[int | str, ...], options: TinyOptions) -> tuple[int, int]:

@@ -52,8 +52,11 @@ def load(card: ModelCard, name: str, options: TorchaudioOptions, families: Itera
     family = family_of(backbone, "torchaudio", families)
     check_labels(options.labels, 0, reference)
     has_head = getattr(backbone, "aux", None) is not None
+    inferred = "ctc" if has_head and "ctc" in family.card.tasks else "features"
+    if has_head and not options.own_head:
+        backbone.aux, has_head = None, False
     vocabulary = tuple(bundle.get_labels()) if bundle is not None and hasattr(bundle, "get_labels") and has_head else ()
-    task = make_task(family, options.task, "ctc" if has_head and "ctc" in family.card.tasks else "features", details={"vocabulary": list(vocabulary)} if vocabulary else {})
+    task = make_task(family, options.task, inferred, details={"vocabulary": list(vocabulary)} if vocabulary else {})
     spec = audio_spec(sample_rate_hz=int(bundle.sample_rate) if bundle is not None else 16000, maximum_seconds=options.maximum_seconds)
     licences = {f"weights of {name}": "not stated by torchaudio; look it up before you share the bundle"} if options.pretrained else {}
     return build_model(family, backbone, task, make_processor(spec), reference=reference, front=front, licences=licences)

@@ -55,5 +55,8 @@ CARD = FamilyCard(
     unreached={"classification": ("head",), "features": ("head",)},
     export={"ctc": _RECIPE, "classification": _RECIPE, "features": _RECIPE},
     extra="transformers",
-    notes="`audio_lengths` [batch] (samples) is an optional input: padded ends are masked then and left out of the mean.",
+    notes=(
+        "`audio_lengths` [batch] (samples) is an optional input: padded ends are masked then and left out of the mean. "
+        "For task ctc a checkpoint without symbols of its own gives frames, over which a head is learned; `own_head=false` leaves those of one that has them."
+    ),
 )

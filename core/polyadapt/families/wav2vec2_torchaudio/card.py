@@ -51,5 +51,8 @@ CARD = FamilyCard(
     unreached={"classification": ("head",), "features": ("head",)},
     export={"ctc": _RECIPE, "classification": _RECIPE, "features": _RECIPE},
     extra="torchaudio",
-    notes="`audio_lengths` [batch] (samples) is an optional input: padded ends are masked then and left out of the mean. Blocks answer with (hidden, position bias).",
+    notes=(
+        "`audio_lengths` [batch] (samples) is an optional input: padded ends are masked then and left out of the mean. Blocks answer with (hidden, position bias). "
+        "For task ctc a checkpoint without symbols of its own gives frames, over which a head is learned; `own_head=false` leaves those of one that has them."
+    ),
 )

@@ -129,7 +129,8 @@ def first_stage(folder: Path, layers: int, clips: int, epochs: int) -> tuple[Art
         settings = TrainSettings(**COMMON, epochs=epochs, learning_rate=3e-4)
         artifact = fit(base_of(None), load_method(card), options, data, settings, lambda event: report(event, seen), folder / "stage-1", resume=True, seed=0)
         artifact.save(folder / "shared")
-        course = {"epochs": artifact.provenance["epochs"], "seconds_an_epoch": (time.monotonic() - began) / len(seen)}
+        # A run that was killed between its last epoch and the artifact trains nothing when it goes on.
+        course = {"epochs": artifact.provenance["epochs"], "seconds_an_epoch": (time.monotonic() - began) / len(seen) if seen else None}
         write_json(folder / "stage-1.json", course | {"train_minutes": minutes(data.train)})
     shared = Artifact.load(folder / "shared")
     if not (folder / "first.json").is_file():
@@ -204,7 +205,8 @@ def summary(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any
 
 def text(first: Mapping[str, Any], table: Mapping[str, Any], layers: int, seeds: int, clips: int) -> str:
     """The tables of the page."""
-    course = f"{first['train_minutes']:.0f} minutes of speech in all, {first['epochs']} epochs of {first['seconds_an_epoch'] / 60:.1f} minutes, one seed"
+    pace = f" of {first['seconds_an_epoch'] / 60:.1f} minutes" if first["seconds_an_epoch"] else ""
+    course = f"{first['train_minutes']:.0f} minutes of speech in all, {first['epochs']} epochs{pace}, one seed"
     rates = [f"{value:.3f}" for value in (*first["cer"].values(), first["mean"])]
     lines = [f"Stage 1, masks in the {layers} highest of {LAYERS} layers, {course}: CER on unseen captions", ""]
     lines += [f"| {' | '.join(first['cer'])} | mean |", "|---" * len(rates) + "|", f"| {' | '.join(rates)} |", ""]

@@ -23,6 +23,7 @@ from polyadapt.methods.base import load_method
 from polyadapt.methods.head import HeadForm
 from polyadapt.methods.linear_probe.card import CARD as PROBE
 from polyadapt.model import Model
+from polyadapt.sites import module_name
 from polyadapt.testing.conformance import check_method, example_of, tiny_model
 from polyadapt.training import TrainingData, TrainSettings, fit
 from polyadapt.training.batches import Examples, PlainFeed
@@ -127,6 +128,13 @@ def test_a_row_never_chooses_nothing() -> None:
     assert choice(torch.tensor([-3.0, -1.0, -2.0]), "sigmoid").tolist() == [0.0, 1.0, 0.0]
 
 
+def test_masks_under_bf16_are_those_that_are_saved() -> None:
+    form = rows_on(encoder(), MasterAsrOptions())
+    with torch.autocast("cpu", torch.bfloat16):
+        trained = form.edits()
+    assert all(torch.equal(edit.tensors["keep"], saved.tensors["keep"]) for edit, saved in zip(trained, form.lower(), strict=True))
+
+
 # One language
 
 
@@ -185,6 +193,27 @@ def test_folded_masks_answer_as_attached_ones(added: Artifact, first: Artifact) 
     assert float((outputs(merged) - expected).abs().max() / expected.abs().max()) < 1e-6
     kept_share = [float(edit.tensors["keep"].mean()) for edit in added.edits if edit.kind == "mask"]
     assert len(kept_share) == 8 and all(abs(share - 0.7) <= 1 / 1024 for share in kept_share)
+
+
+def test_an_alphabet_that_is_given_for_one_language_is_used() -> None:
+    """A letter that only validation has is no letter outside then, and without a column the alphabet names the language."""
+    letters = ("<blank>", *"abdez")
+    held = Dataset("held", [replace(spoken("new", 1, 9)[0], text="zz")], "audio")
+    unnamed = Dataset("unnamed", [replace(example, extra={}) for example in spoken("new", 8, 1)], "audio")
+    for train, language in ((spoken("new", 8, 1), "new"), (unnamed, "be")):
+        artifact = learned(encoder(), TrainingData(train, held), MasterAsrOptions(alphabets={language: letters}), epochs=1)
+        assert artifact.labels == letters and artifact.options["alphabets"] == {language: list(letters)}
+    with pytest.raises(UserError, match="alphabets are given for x, and the data hold new"):
+        learned(encoder(), TrainingData(spoken("new", 8, 1)), MasterAsrOptions(alphabets={"x": letters}))
+    with pytest.raises(UserError, match="has no head over frames for it"):
+        learned(pa.load("polyadapt:tiny-wav2vec2", task="ctc"), TrainingData(unnamed), MasterAsrOptions(alphabets={"be": letters}))
+
+
+def test_a_second_stage_records_the_options_in_force(first: Artifact, tmp_path: Path) -> None:
+    """What its specialists are is the first stage's word; rates of its rows are its own."""
+    given = MasterAsrOptions(shared=str(first.save(tmp_path / "shared")), specialist="lora", specialists=7, sparsity=0.9, sites=("block.0.attn.q",), row_rate=3.0)
+    saved = learned(first.merge(encoder()), TrainingData(spoken("new", 8, 1)), given, epochs=1).options
+    assert saved == {**first.options, "row_rate": 3.0, "alphabets": {"new": ["<blank>", *sorted(LETTERS["new"])]}}
 
 
 # Several languages
@@ -253,6 +282,18 @@ def test_the_first_stage_takes_turns() -> None:
     assert len(moved(one, two, "rows/")) == 1 and not moved(two, three, "rows/") and len(moved(three, four, "rows/")) == 1
 
 
+def test_a_first_stage_that_ends_before_the_specialists_turn_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    data = TrainingData(joined(spoken("x", 8, 1), spoken("z", 8, 1)))
+
+    def said(**values: Any) -> list[str]:
+        caplog.clear()
+        learned(encoder(), data, replace_options(SHORT, **values))
+        return [record.getMessage() for record in caplog.records if record.name.startswith("polyadapt_speech")]
+
+    assert said(turn_steps=4) == ["weights move for turn_steps = 4 steps before any specialist learns, and this run ends at 4; give -o turn_steps=1"]
+    assert not said(turn_steps=3) and not said(turn_steps=4, weights=False)
+
+
 def replace_options(options: MasterAsrOptions, **values: Any) -> MasterAsrOptions:
     return options.model_copy(update=values)
 
@@ -271,6 +312,17 @@ def test_old_languages_are_the_same_bits_after_a_new_one(first: Artifact, added:
         with_language(more, added)
 
 
+def test_rows_over_other_specialists_are_not_taken(first: Artifact, added: Artifact) -> None:
+    """Learned on the same base, by specialists of its own: its rows would choose among scores that they never saw."""
+    base = first.merge(encoder())
+    for options in (MasterAsrOptions(), MasterAsrOptions(specialists=2)):
+        alone = learned(base, TrainingData(spoken("new", 8, 1)), options, epochs=1)
+        with pytest.raises(UserError, match="'new' chose among other specialists than x, y, z"):
+            with_language(first, alone)
+    taken_out = language_artifact(with_language(first, added), base, "new")
+    assert languages_of_shared(with_language(first, taken_out)) == ("x", "y", "z", "new")
+
+
 def test_a_language_artifact_has_its_own_alphabet_and_reads_with_it(first: Artifact) -> None:
     base = first.merge(encoder())
     artifact = language_artifact(first, base, "z")
@@ -284,8 +336,14 @@ def test_low_rank_specialists_have_two_stages_as_well(tmp_path: Path) -> None:
     shared = learned(encoder(), TrainingData(joined(spoken("x", 8, 1), spoken("z", 8, 1))), options)
     base = shared.merge(encoder())
     artifact = learned(base, TrainingData(spoken("new", 8, 1)), MasterAsrOptions(shared=str(shared.save(tmp_path / "shared"))))
-    edits = {edit.kind for edit in artifact.edits}
-    assert edits == {"lowrank", "prototypes"} and not torch.equal(outputs(base, artifact)[..., :2], outputs(base, language_artifact(shared, base, "x"))[..., :2])
+    assert {edit.kind for edit in artifact.edits} == {"lowrank", "prototypes"}
+    for edit in (edit for edit in artifact.edits if edit.kind == "lowrank"):
+        a, b = (shared.own[f"specialists/{name}.{module_name(edit.site)}"] for name in "ab")  # (K, in, r), (K, r, out)
+        weights = choice(artifact.own[f"row/{edit.site}"][0], "identity")
+        assert b.any() and torch.equal(edit.tensors["a"], torch.cat([*a], dim=1))
+        assert torch.equal(edit.tensors["b"], torch.cat([part * (weight / weights.sum()) for part, weight in zip(b, weights, strict=True)]))
+    without = artifact.with_edits(edit for edit in artifact.edits if edit.kind != "lowrank")
+    assert not torch.equal(outputs(base, artifact), outputs(base, without))
 
 
 def test_an_interrupted_first_stage_goes_on_with_the_same_bits(tmp_path: Path) -> None:
@@ -306,6 +364,25 @@ def test_an_interrupted_first_stage_goes_on_with_the_same_bits(tmp_path: Path) -
     again = fit(encoder(), method, options, data, settings, directory=tmp_path, resume=True)
     assert all(torch.equal(value, again.own[name]) for name, value in whole.own.items())
     assert all(torch.equal(value, again.slots[name]) for name, value in whole.slots.items())
+
+
+@pytest.mark.parametrize("family", ["wav2vec2", "wav2vec2-torchaudio"])
+def test_wav2vec2_has_both_stages_without_its_own_symbols(family: str, tmp_path: Path) -> None:
+    def frames() -> Model:
+        return pa.load(f"polyadapt:tiny-{family}", task="ctc", own_head=False)
+
+    data = TrainingData(joined(spoken("x", 8, 1), spoken("z", 8, 1)))
+    shared = learned(frames(), data, SHORT, epochs=1)
+    base = shared.merge(frames())
+    new = learned(base, TrainingData(spoken("new", 8, 1)), MasterAsrOptions(shared=str(shared.save(tmp_path / "shared"))), epochs=1)
+    more = with_language(shared, new)
+    for language in ("x", "z", "new"):
+        said = pa.infer(base, [(clip(LETTERS[language], 3), 16000)], loud(language_artifact(more, base, language)))[0]["text"]
+        assert said and set(said) <= set(LETTERS[language])
+    own = pa.load(f"polyadapt:tiny-{family}", task="ctc")
+    for card, options in ((CARD, SHORT), (PROBE, PROBE.options())):
+        with pytest.raises(UserError, match="load it with own_head = false"):
+            fit(own, load_method(card), options, data)
 
 
 # As a user types it

@@ -8,14 +8,17 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from polyadapt.data.dataset import Dataset
+from polyadapt.data.dataset import Dataset, Example
 from polyadapt.errors import UserError, unknown
+from polyadapt.model import Model
+from polyadapt.signature import SEPARATOR
 from polyadapt.training.alphabet import alphabet_of, refuse_letters_outside
 from polyadapt.training.batches import Batch, Examples, Feed
 from polyadapt.training.drawing import Batches, in_batches
 from polyadapt_speech.master_asr.forms import SharedForm
 
 COLUMN = "language"
+NOWHERE = -1  # place of a symbol that an alphabet lacks
 
 
 def languages_of(dataset: Dataset) -> tuple[str, ...]:
@@ -24,17 +27,23 @@ def languages_of(dataset: Dataset) -> tuple[str, ...]:
     Raises:
         UserError: some rows have a language and others have none.
     """
-    named = [example.extra.get(COLUMN) for example in dataset]
-    found = tuple(sorted({str(language) for language in named if language}))
+    named = [language_of(example) for example in dataset]
+    found = tuple(sorted({language for language in named if language}))
     if found and not all(named):
         example = next(example for example, language in zip(dataset, named, strict=True) if not language)
         raise UserError(f"{example.source or example.id}: no language in column {COLUMN!r}, and other rows have one; name it, or leave the row out")
     return found
 
 
+def language_of(example: Example) -> str:
+    """The language of a row as a text, whatever its column holds; empty where it has none."""
+    found = example.extra.get(COLUMN)
+    return "" if found is None else str(found)
+
+
 def rows_of(dataset: Dataset, language: str) -> list[int]:
     """Places of the rows of one language."""
-    return [row for row, example in enumerate(dataset) if example.extra.get(COLUMN) == language]
+    return [row for row, example in enumerate(dataset) if language_of(example) == language]
 
 
 def alphabets_of(train: Dataset, validation: Dataset | None, given: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
@@ -55,6 +64,21 @@ def alphabets_of(train: Dataset, validation: Dataset | None, given: Mapping[str,
         if validation is not None and (held := rows_of(validation, language)):
             refuse_letters_outside(validation.subset(held, f"{validation.name}, {language}"), found[language], f"the alphabet of {language}")
     return found
+
+
+def with_alphabet(model: Model, given: Mapping[str, Sequence[str]], language: str) -> Model:
+    """A model that writes one language in the symbols given for it; as it is where none are.
+
+    Raises:
+        UserError: symbols are given for another language, or the model has no head for them.
+    """
+    if not given:
+        return model
+    if set(given) != {language}:
+        raise UserError(f"alphabets are given for {', '.join(given)}, and the data hold {language}; give the alphabet of {language} alone")
+    if model.task.kind != "ctc" or model.ports.head is None:
+        raise UserError(f"an alphabet is given, and {model.reference} has no head over frames for it; load an encoder with task = 'ctc' and own_head = false")
+    return model.with_labels(tuple(given[language]))
 
 
 def single_language_batches(languages: Sequence[str], batch_size: int) -> Batches:
@@ -85,7 +109,7 @@ class LanguageFeed:
     """
 
     def __init__(self, inner: Feed, form: SharedForm, union: Sequence[str], alphabets: Mapping[str, Sequence[str]]) -> None:
-        self._inner, self._form = inner, form
+        self._inner, self._form, self._union = inner, form, tuple(union)
         self._symbols = {language: places_of(alphabet, union) for language, alphabet in alphabets.items()}
 
     @property
@@ -107,9 +131,17 @@ class LanguageFeed:
         return [group for members in found.values() for group in self._inner.groups(members)]
 
     def batch(self, rows: Sequence[int]) -> Batch:
-        batch = self._inner.batch(rows)
+        """A batch of one language.
+
+        Raises:
+            UserError: its alphabet lacks a symbol of a target.
+        """
+        batch, language = self._inner.batch(rows), self._language(rows[0])
         tokens = batch.targets["tokens"]
-        own = self._symbols[self._language(rows[0])].to(tokens.device)[tokens.clamp_min(0)]
+        own = self._symbols[language].to(tokens.device)[tokens.clamp_min(0)]
+        if bool((lacking := (own == NOWHERE) & (tokens >= 0)).any()):
+            symbol, row = self._union[int(tokens[lacking][0])], self.examples.id(rows[int(lacking.nonzero()[0, 0])])
+            raise UserError(f"{row}: symbol {symbol!r} of the transcript is not in the alphabet of {language}; add it to `alphabets`, or remove it")
         return replace(batch, targets={**batch.targets, "tokens": torch.where(tokens < 0, tokens, own)})
 
     def forward(self, batch: Batch) -> Mapping[str, torch.Tensor]:
@@ -117,11 +149,16 @@ class LanguageFeed:
         return self._inner.forward(batch)
 
     def _language(self, row: int) -> str:
-        return str(self.examples.dataset[row].extra[COLUMN])
+        return language_of(self.examples.dataset[row])
 
 
 def places_of(alphabet: Sequence[str], union: Sequence[str]) -> torch.Tensor:
-    """For each symbol of the union its place in an alphabet, in either case where it has only one; int64 [union], 0 where it has none."""
-    index = {symbol: place for place, symbol in enumerate(alphabet)}
-    forms = [(symbol, symbol.upper(), symbol.lower()) for symbol in union]
-    return torch.tensor([next((index[form] for form in given if form in index), 0) for given in forms])
+    """For each symbol of the union its place in an alphabet, else that of another form of it; int64 [union], `NOWHERE` where there is none."""
+    exact = {symbol: place for place, symbol in enumerate(alphabet)}
+    either = {form: place for place, symbol in reversed(list(enumerate(alphabet))) for form in forms_of(symbol)}
+    return torch.tensor([exact.get(symbol, next((either[form] for form in forms_of(symbol) if form in either), NOWHERE)) for symbol in union])
+
+
+def forms_of(symbol: str) -> tuple[str, ...]:
+    """What stands for the same: either case of a letter, a space and the separator of words."""
+    return (" ", SEPARATOR) if symbol in (" ", SEPARATOR) else (symbol, symbol.upper(), symbol.lower())

@@ -11,6 +11,8 @@ scores go by the size of the weight; the optimiser is AdamW without decay.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,9 +35,14 @@ from polyadapt.training.provenance import described
 from polyadapt.training.run import Run
 from polyadapt_speech.master_asr.card import USUAL_SITES, MasterAsrOptions
 from polyadapt_speech.master_asr.forms import RowsForm, SharedForm
-from polyadapt_speech.master_asr.languages import COLUMN, LanguageFeed, alphabets_of, languages_of, single_language_batches
-from polyadapt_speech.master_asr.shared import MERGED, languages_of_shared, merged_base_id, options_of, own_tensors, rows_form
+from polyadapt_speech.master_asr.languages import LanguageFeed, alphabets_of, language_of, languages_of, single_language_batches, with_alphabet
+from polyadapt_speech.master_asr.shared import MERGED, SPECIALISTS, languages_of_shared, merged_base_id, options_in_force, own_tensors, rows_form, specialists_digest
 from polyadapt_speech.master_asr.specialists import make_specialists
+
+HEADS = "master-asr's first stage gives every language a head over frames"
+TURNS = 20  # of weights and scores together, in a whole run (paper: 5000 of 100 000 steps each)
+
+_log = logging.getLogger(__name__)
 
 
 class MasterAsr(Method):
@@ -50,7 +57,7 @@ class MasterAsr(Method):
         if options.shared:
             shared = Artifact.load(options.shared)
             languages_of_shared(shared)
-            return rows_form(shared, model, options_of(shared).model_copy(update={"row_rate": options.row_rate, "straight_through": options.straight_through}), 1, generator)
+            return rows_form(shared, model, options_in_force(shared, options), 1, generator)
         ports = adapted_ports(model, options)
         return RowsForm(ports, make_specialists(ports, options, generator), 1, options, generator)
 
@@ -63,40 +70,49 @@ class MasterAsr(Method):
         """
         refuse_attached(model)
         languages = languages_of(data.train)
-        if options.shared and len(languages) > 1:
-            raise UserError(f"a second stage learns one language, and the data hold {', '.join(languages)}; leave one, or leave out `shared` for a first stage")
-        if options.shared and languages and languages[0] in (known := languages_of_shared(Artifact.load(options.shared))):
-            raise UserError(f"language {languages[0]!r} is in this model already; its languages: {', '.join(known)}")
-        return self._first_stage(model, options, data, run) if len(languages) > 1 else self._one_language(model, options, data, run, languages[0] if languages else "new")
+        if len(languages) > 1:
+            if options.shared:
+                raise UserError(f"a second stage learns one language, and the data hold {', '.join(languages)}; leave one, or leave out `shared` for a first stage")
+            return self._first_stage(model, options, data, run)
+        # Data without the column have one language, whose name may stand with its alphabet.
+        language = languages[0] if languages else next(iter(options.alphabets)) if len(options.alphabets) == 1 else "new"
+        shared = Artifact.load(options.shared) if options.shared else None
+        if shared is not None and language in (known := languages_of_shared(shared)):
+            raise UserError(f"language {language!r} is in this model already; its languages: {', '.join(known)}")
+        return self._one_language(model, options, data, run, language, shared)
 
     def _first_stage(self, model: Model, options: MasterAsrOptions, data: HasParts, run: Run) -> Artifact:
-        if model.task.kind != "ctc" or model.ports.head is None:
-            raise UserError(f"master-asr's first stage gives every language a head over frames, and {model.reference} has none to replace; load an encoder with task = 'ctc'")
+        if model.task.kind != "ctc":
+            raise UserError(f"{HEADS}, and {model.reference} has task {model.task.kind!r}; load an encoder with task = 'ctc', which the families whisper and wav2vec2 offer")
+        if model.ports.head is None:
+            raise UserError(f"{HEADS}, and {model.reference} scores symbols of its own; load it with own_head = false")
         alphabets = alphabets_of(data.train, data.validation, options.alphabets)
         chosen = options.model_copy(update={"alphabets": alphabets})
         union = tuple(dict.fromkeys(symbol for alphabet in alphabets.values() for symbol in alphabet))
         model = model.with_labels(union)
-        spoken = [str(example.extra[COLUMN]) for example in data.train]
+        spoken = [language_of(example) for example in data.train]
         form = self._shared_form(model, chosen, run)
 
         def feed(inner: Any) -> LanguageFeed:
             return LanguageFeed(inner, form, union, alphabets)
 
-        plan = self._plan(model, chosen, data, batches=single_language_batches(spoken, run.settings.batch_size), feed=feed, resting=form.resting)
+        batches = single_language_batches(spoken, run.settings.batch_size)
+        warn_of_resting_scores(options, run, batches(run.seed, 0))
+        plan = self._plan(model, chosen, data, batches=batches, feed=feed, resting=form.resting)
         result = self._train(model, form, data, run, plan)
         made = make_artifact(model.with_labels(()), self, chosen, run, result, plan.decides["data"] if plan.decides else {})
         merged = merged_base_id(model, result.edits)
         return _with(made, own_tensors(form), {MERGED: merged})
 
-    def _one_language(self, model: Model, options: MasterAsrOptions, data: HasParts, run: Run, language: str) -> Artifact:
-        model = labelled(model, data)
+    def _one_language(self, model: Model, options: MasterAsrOptions, data: HasParts, run: Run, language: str, shared: Artifact | None) -> Artifact:
+        model = labelled(with_alphabet(model, options.alphabets, language), data)
         form = self.build(model, options, torch.Generator().manual_seed(run.seed))
-        chosen = options.model_copy(update={"alphabets": {language: model.task.labels}, "shared": ""})
+        chosen = (options if shared is None else options_in_force(shared, options)).model_copy(update={"alphabets": {language: model.task.labels}, "shared": ""})
         plan = self._plan(model, options, data)
         result = self._train(model, form, data, run, plan)
         made = make_artifact(model, self, chosen, run, result, plan.decides["data"] if plan.decides else {})
         rows = next(part for part in form.modules() if isinstance(part, RowsForm))
-        return _with(made, {f"row/{site}": rows.row(site).detach()[None] for site in rows.sites}, {})
+        return _with(made, {f"row/{site}": rows.row(site).detach()[None] for site in rows.sites}, {} if shared is None else {SPECIALISTS: specialists_digest(shared)})
 
     def _shared_form(self, model: Model, options: MasterAsrOptions, run: Run) -> SharedForm:
         generator = torch.Generator().manual_seed(run.seed)
@@ -114,6 +130,15 @@ class MasterAsr(Method):
     def _train(self, model: Model, form: Form, data: HasParts, run: Run, plan: TrainPlan) -> TrainResult:
         with moved(model.module, find_processes(run.settings.device, run.settings.precision).device):
             return train_form(model, form, data, run, plan)
+
+
+def warn_of_resting_scores(options: MasterAsrOptions, run: Run, epoch: Sequence[Sequence[int]]) -> None:
+    """Say beforehand that a run ends within the first turn, which is that of the weights: its masks would be those that it began with."""
+    settings = run.settings
+    steps = min(settings.epochs * len(epoch), settings.max_steps or settings.epochs * len(epoch))
+    if options.weights and steps <= options.turn_steps:
+        turn = max(1, steps // TURNS)
+        _log.warning("weights move for turn_steps = %d steps before any specialist learns, and this run ends at %d; give -o turn_steps=%d", options.turn_steps, steps, turn)
 
 
 def adapted_ports(model: Model, options: MasterAsrOptions) -> list[OpPort]:

@@ -21,7 +21,7 @@ from polyadapt.edits.patches import BaseParameters
 from polyadapt.errors import UserError, unknown
 from polyadapt.model import Model
 from polyadapt.options import read_options
-from polyadapt.tensors import base_id
+from polyadapt.tensors import base_id, tensors_digest
 from polyadapt_speech.master_asr.assembly import choice
 from polyadapt_speech.master_asr.card import MasterAsrOptions
 from polyadapt_speech.master_asr.forms import RowsForm, SharedForm
@@ -29,6 +29,8 @@ from polyadapt_speech.master_asr.specialists import Specialists, make_specialist
 
 HEAD = ("weight", "bias", "cosine")
 MERGED = "merged_base_id"
+SPECIALISTS = "specialists_sha256"  # over the own tensors `specialists/…` among which a language chose
+OF_SECOND_STAGE = ("head", "row_rate", "straight_through")  # all other options are those of the first stage
 
 
 def languages_of_shared(shared: Artifact) -> tuple[str, ...]:
@@ -71,7 +73,7 @@ def language_artifact(shared: Artifact, base: Model, language: str) -> Artifact:
         labels=options.alphabets[language],
         options=options.model_copy(update={"alphabets": {language: options.alphabets[language]}}).model_dump(mode="json"),
         own={f"row/{site}": form.row(site).detach()[None] for site in form.sites},
-        provenance={name: value for name, value in shared.provenance.items() if name != MERGED},
+        provenance={name: value for name, value in shared.provenance.items() if name != MERGED} | {SPECIALISTS: specialists_digest(shared)},
     )
 
 
@@ -79,15 +81,17 @@ def with_language(shared: Artifact, learned: Artifact) -> Artifact:
     """A first stage's artifact with one more language, which a second stage learned on it; whatever was there is the same.
 
     Raises:
-        UserError: the language is there already, or was not learned on this base.
+        UserError: the language is there already, or was not learned on this base and these specialists.
     """
     languages = languages_of_shared(shared)
-    [language] = learned.options["alphabets"]
+    language = ", ".join(learned.options["alphabets"])
     if language in languages:
         raise UserError(f"language {language!r} is in this model already; its languages: {', '.join(languages)}")
     if learned.base_id != shared.provenance[MERGED]:
         stands = str(shared.provenance[MERGED])[:12]
         raise UserError(f"language {language!r} was learned on base {learned.base_id[:12]}, these languages stand on {stands}; learn it on shared.merge(model)")
+    if learned.provenance.get(SPECIALISTS) != specialists_digest(shared):
+        raise UserError(f"language {language!r} chose among other specialists than {', '.join(languages)}; learn it with `shared`, the folder of their artifact")
     own = dict(shared.own)
     for name in [name for name in own if name.startswith("rows/")]:
         site, row = name.removeprefix("rows/"), learned.own[f"row/{name.removeprefix('rows/')}"]
@@ -145,10 +149,20 @@ def frozen_specialists(shared: Artifact, base: Model, options: MasterAsrOptions)
     return made.requires_grad_(False)
 
 
+def specialists_digest(shared: Artifact) -> str:
+    """sha256 over the specialists of a first stage."""
+    return tensors_digest({name: value for name, value in shared.own.items() if name.startswith("specialists/")})
+
+
 def options_of(shared: Artifact) -> MasterAsrOptions:
     """The options of a first stage, which decide what its specialists are."""
     chosen: MasterAsrOptions = read_options(MasterAsrOptions, shared.options, "saved options of method 'master-asr'")
     return chosen
+
+
+def options_in_force(shared: Artifact, given: MasterAsrOptions) -> MasterAsrOptions:
+    """The options of a second stage: what it decides itself as given, all else as the first stage had it."""
+    return options_of(shared).model_copy(update={name: getattr(given, name) for name in OF_SECOND_STAGE})
 
 
 def merged_base_id(model: Model, moved: Sequence[Edit]) -> str:

@@ -37,7 +37,8 @@ class MaskSpecialists(Specialists):
             self.scores[module_name(port.site)] = nn.Parameter(size + noise * size.std())  # (K, out, in)
 
     def edit(self, port: OpPort, chosen: torch.Tensor) -> Edit:
-        assembled = torch.tensordot(chosen, self.scores[module_name(port.site)], dims=1)  # (out, in)
+        with torch.autocast(chosen.device.type, enabled=False):  # rounded scores would choose other weights than those that are saved
+            assembled = torch.tensordot(chosen, self.scores[module_name(port.site)], dims=1)  # (out, in)
         return Edit(port.site, "mask", {"keep": mask(assembled, weight_of(port, port.out_features), self._sparsity)})
 
 

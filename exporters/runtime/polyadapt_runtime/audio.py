@@ -19,6 +19,7 @@ CLIPPED_SHARE = 1e-3  # ours: of samples that repeat the one before at full scal
 _FULL_SCALE = 0.99
 
 _log = logging.getLogger(__name__)
+_TOLD: set[tuple[str, float]] = set()
 
 
 def read_audio(raw: Any, spec: Mapping[str, Any]) -> np.ndarray:
@@ -46,8 +47,7 @@ def read_audio(raw: Any, spec: Mapping[str, Any]) -> np.ndarray:
     if limit is None and not is_whole:
         raise InputError(f"{sound.name} is longer than {LONGEST_S:g} s and this model sets no limit of its own; answer it in windows, or give shorter clips")
     if not is_whole:
-        setting = "maximum_seconds" if seconds is None else "seconds"
-        _log.warning("%s was cut to %s = %g; bundles that classify or transcribe sound hear all of it in windows", sound.name, setting, limit)
+        _tell_cut(sound.name, "maximum_seconds" if seconds is None else "seconds", float(limit))
     if spec.get("refuse_silence") and float(np.abs(samples).max()) < SILENT:
         raise InputError(f"{sound.name} is silent, and this model needs to hear something in it; give another clip")
     _warn(samples, sound.name)
@@ -71,6 +71,14 @@ def _beginning(sound: Sound, limit_s: float) -> tuple[np.ndarray, bool]:
         if found >= wanted:
             break
     return np.concatenate(parts), found <= round(limit_s * sound.rate_hz)  # rounded as windows are, none of which is too long
+
+
+def _tell_cut(name: str, setting: str, limit: float) -> None:
+    """A warning; where one length was asked for, a single one: whoever asked for it has a thousand such clips."""
+    level = logging.INFO if (setting, limit) in _TOLD else logging.WARNING
+    _log.log(level, "%s was cut to %s = %g; bundles that classify or transcribe sound hear all of it in windows", name, setting, limit)
+    if setting == "seconds":
+        _TOLD.add((setting, limit))
 
 
 def _warn(samples: np.ndarray, name: str) -> None:

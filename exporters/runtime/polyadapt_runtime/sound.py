@@ -248,6 +248,9 @@ def _open_av(path: str, start_s: float) -> tuple[int, Iterator[np.ndarray]]:
         container.close()
         raise _UnknownFormatError("it holds no sound" if stream is None else "its codec is not known")
     rate = int(codec.sample_rate or 0)
+    if not rate:
+        container.close()
+        raise _UnknownFormatError("it tells no sample rate")
 
     def blocks() -> Iterator[np.ndarray]:
         try:

@@ -109,7 +109,8 @@ def test_every_way_in_gives_the_same() -> None:
     assert np.array_equal(processor((x, 8000))["audio"], resample(x, 8000, 16000))
 
 
-def test_lengths(caplog: pytest.LogCaptureFixture) -> None:
+def test_lengths(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polyadapt_runtime.audio._TOLD", set())
     x = noise(48000)
     fixed = Processor(spec(seconds=0.5))
     assert np.array_equal(fixed((x, 48000))["audio"], resample(x, 48000, 16000)[:8000])
@@ -118,6 +119,8 @@ def test_lengths(caplog: pytest.LogCaptureFixture) -> None:
     assert [record.message for record in caplog.records] == ["the sound was cut to seconds = 0.5; bundles that classify or transcribe sound hear all of it in windows"]
     caplog.clear()
     assert fixed((x[:24000], 48000))["audio"].shape == (8000,) and not caplog.records, "it fits"
+    fixed((x, 48000))
+    assert not caplog.records, "of one length it is told once"
     assert np.array_equal(Processor(spec(maximum_seconds=0.1))((x, 48000))["audio"], resample(x, 48000, 16000)[:1600])
     assert "was cut to maximum_seconds = 0.1;" in caplog.text
 

@@ -151,6 +151,9 @@ def test_folders_and_missing_files(tmp_path: Path) -> None:
         read("a\0b.wav")
     with pytest.raises(InputError, match="found int"):
         read(3)
+    (tmp_path / "words.flac").write_text("no sound")  # PyAV takes it for a stream that tells no rate
+    with pytest.raises(InputError, match=r"cannot read sound .*words\.flac: "):
+        read(tmp_path / "words.flac")
 
 
 def test_samples_that_are_no_numbers_are_refused(tmp_path: Path) -> None:

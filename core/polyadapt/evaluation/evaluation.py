@@ -137,7 +137,8 @@ def compare(
     if [row.id for row in first.predictions] != [row.id for row in second.predictions] or first.data_hash != second.data_hash:
         raise UserError(f"{names[0]!r} and {names[1]!r} were evaluated on different examples; evaluate both on the same split")
     measure = metric(first.metric)
-    one, two = (measure.statistics(side.predictions, side.labels) for side in (first, second))
+    labels = tuple(dict.fromkeys([*first.labels, *second.labels]))  # either side may have answered classes that the other knows nothing of
+    one, two = (measure.statistics(side.predictions, labels) for side in (first, second))
     interval, differences = paired_bootstrap(one, two, measure.value, generator, draws, level)
     better = differences > 0 if measure.is_better_higher else differences < 0
     wins = float(np.mean(better) + 0.5 * np.mean(differences == 0))

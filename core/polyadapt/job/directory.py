@@ -1,6 +1,6 @@
 """The directory of a run: what lies where, and whether it may be used.
 
-recipe.json         what was asked, with its digest
+recipe.json         what was asked, with its digest, and the hash of the data
 artifacts/<arm>/    finished artifacts of arms
 work/<name>/        events, checkpoints, predictions and, for baselines, the artifact
 bundle/             what was exported (or as the recipe calls it)
@@ -53,23 +53,34 @@ class RunDirectory:
         return self.work(name) / "events.jsonl"
 
 
-def open_directory(root: Path, recipe: Recipe, resume: bool) -> RunDirectory:
+def open_directory(root: Path, recipe: Recipe, data_hash: str, resume: bool) -> RunDirectory:
     """Make the directory of a run, or find it again.
 
+    Args:
+        root: the directory.
+        recipe: what is asked.
+        data_hash: of the whole data set that the recipe names: its rows may change while the recipe stays.
+        resume: whether to go on with a run that lies there.
+
     Raises:
-        UserError: it holds something already and `resume` was not asked for, or it belongs to another recipe.
+        UserError: it holds something already and `resume` was not asked for, or it belongs to another recipe, or to other data.
     """
     directory = RunDirectory(root)
     if directory.recipe.is_file():
-        found = read_json(directory.recipe, "run").get("digest")
-        if found != recipe.digest:
+        found = read_json(directory.recipe, "run")
+        if found.get("digest") != recipe.digest:
             raise UserError(f"{root} holds the run of another recipe (or of an earlier version of this one); give another --out, or remove it")
+        if found.get("data", data_hash) != data_hash:  # runs of before the hash was kept are taken at their word
+            raise UserError(
+                f"{root} holds a run over other data: {recipe.data.uri} had hash {found['data'][:12]} and now has {data_hash[:12]}; "
+                "bring the data back as they were, or give another --out, or remove it"
+            )
         if not resume:
             raise UserError(f"{root} holds this run already; --resume goes on where it stopped, or give another --out")
     elif root.exists() and any(root.iterdir()):
         raise UserError(f"{root} is not empty and holds no run; give another --out")
     else:
-        write_json(directory.recipe, {"format": 1, "digest": recipe.digest, "recipe": recipe.model_dump(mode="json")})
+        write_json(directory.recipe, {"format": 1, "digest": recipe.digest, "data": data_hash, "recipe": recipe.model_dump(mode="json")})
     return directory
 
 

@@ -52,7 +52,7 @@ def estimate_recipe(recipe: Recipe, host: Host, root: Path, allow_download: bool
     Raises:
         UserError: anything in the recipe that does not fit.
     """
-    prepared = prepare(recipe, host, allow_download)
+    prepared = prepare(recipe, host, allow_download, has_export)
     rows = [_row(recipe, host, prepared, arm) for arm in prepared.arms]
     base_bytes = tensor_bytes([*prepared.model.module.parameters(), *prepared.model.module.buffers()])
     is_exported = has_export and recipe.export is not None

@@ -14,10 +14,10 @@ import numpy as np
 from polyadapt import api
 from polyadapt.data.dataset import Dataset
 from polyadapt.data.split import Parts, split_data
-from polyadapt.errors import ExportError
+from polyadapt.errors import ExportError, UserError, unknown
 from polyadapt.evaluation.evaluation import Evaluation, compare
 from polyadapt.evaluation.interval import Comparison
-from polyadapt.evaluation.metrics import default_metric
+from polyadapt.evaluation.metrics import default_metric, metric
 from polyadapt.hookspecs import Event
 from polyadapt.host import Host
 from polyadapt.job.arms import Arm, Bench, arms_of
@@ -25,7 +25,7 @@ from polyadapt.job.directory import RunDirectory, open_directory
 from polyadapt.job.variants import bundle_evaluator
 from polyadapt.model import Model
 from polyadapt.options import read_options
-from polyadapt.recipe import DataSection, Recipe
+from polyadapt.recipe import DataSection, ExportSection, Recipe
 from polyadapt.report import ArmResult, RunResult, write_report
 from polyadapt.report.examples import pick_examples
 from polyadapt.training.processes import find_processes
@@ -46,12 +46,20 @@ class Prepared:
     metrics: tuple[str, ...]
 
 
-def prepare(recipe: Recipe, host: Host, allow_download: bool = False) -> Prepared:
+def prepare(recipe: Recipe, host: Host, allow_download: bool = False, has_export: bool = True) -> Prepared:
     """Load the model, read and split the data, and check everything that can be checked before training.
+
+    Args:
+        recipe: read and checked.
+        host: whose plugins do the work.
+        allow_download: whether the model's library may use the network.
+        has_export: False leaves the export out, whatever the recipe says.
 
     Raises:
         UserError: anything in the recipe that does not fit.
     """
+    for name in recipe.evaluate.metrics:
+        metric(name)
     for settings in (recipe.train, *({**recipe.train, **arm.train} for arm in recipe.arm)):
         read_options(TrainSettings, settings, "recipe [train]")
     base = host.registry.model(recipe.model.reference).card
@@ -59,11 +67,36 @@ def prepare(recipe: Recipe, host: Host, allow_download: bool = False) -> Prepare
         read_options(base.options, {**recipe.model.options, **arm.model}, f"arm {arm.name!r}, model {recipe.model.reference!r}")
         card = host.registry.methods.get(arm.method).card
         read_options(card.options, arm.method_options(), f"arm {arm.name!r}, method {arm.method!r}")
+    if has_export and recipe.export is not None:
+        _check_export(recipe, recipe.export, host)
     model = host.load(recipe.model.reference, model_options(recipe, host, allow_download))
     dataset = api.open_dataset(recipe.data.uri, data_options(recipe.data, host), host=host)
     parts = split_data(dataset, {"seed": recipe.seed, **recipe.data.split}, not model.task.transcribes)
     metrics = recipe.evaluate.metrics or (model.task.metric or default_metric(model.task.kind),)
     return Prepared(model, dataset, parts, tuple(arms_of(recipe, model, dataset, host)), metrics)
+
+
+def _check_export(recipe: Recipe, section: ExportSection, host: Host) -> None:
+    """Refuse an export that training would only lead up to.
+
+    Raises:
+        UserError: an unknown target, a method that does not take the form, or several arms for a form that holds one.
+    """
+    targets = host.targets()
+    if section.target not in targets:
+        raise unknown("export target", section.target, targets)
+    arms = [arm for arm in recipe.arm if arm.role == "arm"]
+    for arm in arms:
+        forms = host.registry.methods.get(arm.method).card.exports
+        if section.form not in forms:
+            found, remedy = (f"as {' or '.join(forms)} only", f"set form = {forms[0]!r}, ") if forms else ("into no graph", "")
+            raise UserError(
+                f"recipe [export] asks for form {section.form!r}, and method {arm.method!r} of arm {arm.name!r} exports {found}; "
+                f"{remedy}give the arm role = 'baseline', or leave [export] out"
+            )
+    if section.form == "merged" and len(arms) > 1:
+        names = ", ".join(arm.name for arm in arms)
+        raise UserError(f"recipe [export]: form 'merged' bakes in exactly one arm, found {len(arms)} ({names}); set form = 'slots', or give the others role = 'baseline'")
 
 
 def run_recipe(
@@ -97,9 +130,9 @@ def run_recipe(
         TrainingError: training cannot go on.
         ExportError: the export or its self-test failed; artifacts and evaluations are kept.
     """
-    prepared = prepare(recipe, host, allow_download)
+    prepared = prepare(recipe, host, allow_download, has_export)
     processes = find_processes(str(recipe.train.get("device", "auto")), "no")
-    directory = open_directory(root, recipe, resume) if processes.is_main else RunDirectory(root)
+    directory = open_directory(root, recipe, prepared.dataset.hash, resume) if processes.is_main else RunDirectory(root)
     options = model_options(recipe, host, allow_download)
     bench = Bench(host, recipe, prepared.model, prepared.parts, prepared.metrics, prepared.arms, directory, resume, emit, options)
     if not processes.is_main:

@@ -42,7 +42,7 @@ def write_report(result: RunResult | Mapping[str, Any], directory: Path, example
     with replacing_file(target) as staging:
         staging.write_text(page, encoding="utf-8")
     light = {**row, "examples": [{**shown, "data_uri": ""} for shown in row["examples"]]}
-    write_json(directory / "report.json", _finite(light))
+    write_json(directory / "report.json", finite(light))
     return target
 
 
@@ -90,10 +90,10 @@ def _public_run(run: RunResult, examples: bool) -> dict[str, Any]:
     return cleaned
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """JSON has no word for infinite or not a number: both become null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, (list, tuple)) else value

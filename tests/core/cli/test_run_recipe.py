@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,26 @@ def test_a_directory_of_another_recipe_or_with_other_things_is_left_alone(finish
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.txt"]
 
 
+def test_a_run_over_other_data_is_not_resumed(recipe_path: Path, tmp_path: Path) -> None:
+    """The same ids with other numbers behind them: finished arms are results of data that are gone."""
+    data, out = tmp_path / "rows.npz", tmp_path / "run"
+    with np.load(recipe_path.parent / "rows.npz") as rows:
+        x, y = rows["x"], rows["y"]
+    np.savez(data, x=x, y=y)
+    quick = parse_recipe(tomllib.loads(RECIPE.format(data=data).replace("epochs = 12", "max_steps = 2")))
+    run_recipe(quick, out, Host(), has_export=False)
+    before = report(out)
+    np.savez(data, x=-x, y=y)
+    with pytest.raises(UserError, match=r"holds a run over other data: npz:.*rows\.npz had hash \w{12} and now has \w{12}; bring the data back"):
+        run_recipe(quick, out, Host(), has_export=False, resume=True)
+    np.savez(data, x=x, y=y)
+    stored = json.loads((out / "recipe.json").read_text())
+    assert stored.pop("data") == before["data"]["hash"]
+    (out / "recipe.json").write_text(json.dumps(stored))  # as an earlier version left it
+    run_recipe(quick, out, Host(), has_export=False, resume=True)
+    assert report(out)["arms"] == before["arms"]
+
+
 def test_private_examples_stay_out_of_the_report_and_baselines_may_have_other_weights(recipe_path: Path, tmp_path: Path) -> None:
     quick = tmp_path / "quick.toml"
     other = '[[arm]]\nname = "other-weights"\nmethod = "lora"\nsites = ["ffn.*"]\nrole = "baseline"\nmodel = { seed = 1 }\n[train]'
@@ -205,8 +226,6 @@ def test_a_dry_run_writes_nothing_and_tells_time_memory_and_disk(recipe_path: Pa
 
 
 def given(recipe_path: Path, old: str, new: str) -> Recipe:
-    import tomllib
-
     return parse_recipe(tomllib.loads(recipe_path.read_text().replace(old, new)))
 
 
@@ -220,6 +239,10 @@ def given(recipe_path: Path, old: str, new: str) -> Recipe:
         ('by = "random"', 'buy = "random"', "split has no option 'buy'; did you mean 'by'"),
         ('name = "lora"', 'name = "lora"\nmodel = { seeed = 1 }', "arm 'lora', model 'polyadapt:tiny-mlp-policy' has no option 'seeed'; did you mean 'seed'"),
         ('name = "lora"', 'name = "lora"\nmodel = { seed = 1 }', "arm 'lora' asks for another model"),
+        ('baselines = ["mean"]', 'baselines = []\nmetrics = ["mse", "acuracy"]', "unknown metric 'acuracy'; did you mean 'accuracy'"),
+        ('form = "slots"', 'target = "onx"', "unknown export target 'onx'; did you mean 'onnx'"),
+        ('method = "ia3"\nsites = ["ffn.up"]', 'method = "full"', "form 'slots', and method 'full' of arm 'scales' exports as merged only; set form = 'merged'"),
+        ('form = "slots"', 'form = "merged"', r"form 'merged' bakes in exactly one arm, found 2 \(lora, scales\)"),
         ("npz:", "npzz:", "unknown reader 'npzz'; did you mean 'npz'"),
         ("tiny-mlp-policy", "tiny-mlp-polisy", "unknown model 'polyadapt:tiny-mlp-polisy'; did you mean 'polyadapt:tiny-mlp-policy'"),
     ],
@@ -228,6 +251,21 @@ def test_mistakes_are_found_before_anything_is_trained_or_written(recipe_path: P
     with pytest.raises(UserError, match=message):
         run_recipe(given(recipe_path, old, new), tmp_path / "run", Host())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_comparison_needs_two_sides(recipe_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    alone = recipe_path.read_text().replace('[[arm]]\nname = "scales"\nmethod = "ia3"\nsites = ["ffn.up"]\n', "").replace('baselines = ["mean"]', "baselines = []")
+    (tmp_path / "alone.toml").write_text(alone)
+    assert main(["compare", str(tmp_path / "alone.toml"), "--out", str(tmp_path / "run")]) == 1
+    assert capsys.readouterr().err == "error: compare needs at least two arms, or an arm and a baseline\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_not_exported_is_not_checked_for_it(recipe_path: Path) -> None:
+    recipe = given(recipe_path, 'method = "ia3"\nsites = ["ffn.up"]', 'method = "full"')
+    assert [arm.method for arm in prepare(recipe, Host(), has_export=False).arms] == ["mean", "lora", "full"]
+    with pytest.raises(UserError, match="exports as merged only"):
+        prepare(recipe, Host())
 
 
 def test_a_base_without_the_classes_is_no_baseline(tmp_path: Path) -> None:

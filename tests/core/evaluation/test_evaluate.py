@@ -79,6 +79,18 @@ def test_comparison_says_who_is_better_in_either_direction() -> None:
     assert (same.difference, same.interval.low, same.interval.high, same.wins, same.is_clear) == (0, 0, 0, 0.5, False)
 
 
+def test_sides_that_answer_different_classes_are_compared_over_all_of_them() -> None:
+    """A frozen base answers classes that the data do not have: they are columns of its statistics alone."""
+    dataset = made(20)
+    good = evaluate(answering({0: "b"}), dataset, ("macro-f1",), generator=seeded())
+    base = evaluate(answering({row: f"other {row % 2}" for row in range(10)}), dataset, ("macro-f1",), generator=seeded())
+    assert len(base.labels) == 4 and len(good.labels) == 2
+    for first, second in ((good, base), (base, good)):
+        found = compare(first, second, ("x", "y"), generator=seeded())
+        assert found.difference == pytest.approx(first.value - second.value) and found.is_clear
+        assert found.interval.low < found.difference < found.interval.high
+
+
 def test_lower_errors_win() -> None:
     dataset = Dataset("d", [Example(str(row), np.zeros(1), None, None, {"target": [float(row)]}) for row in range(30)], "array")
 

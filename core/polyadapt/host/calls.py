@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import pluggy
@@ -71,17 +72,29 @@ class Calls:
             PolyadaptError: what an implementation raised on purpose, as it is.
             PluginError: anything else, with the plugin named in which it arose.
         """
-        kept = (owner.module if owner is not None else None, self._default)
-        others = [item.plugin for item in self._implementations(hook) if not _is_wrapper(item) and not any(item.plugin is module for module in kept)]
+        return self.owners(hook, [] if owner is None else [owner], **arguments)
+
+    def owners(self, hook: str, owners: Sequence[Plugin], **arguments: Any) -> Any:
+        """Ask one owner after another until an answer is not None, then the host's default, inside the wrappers of everybody.
+
+        Raises:
+            PolyadaptError: what an implementation raised on purpose, as it is.
+            PluginError: anything else, with the plugin named in which it arose.
+        """
+        implementations = [item for item in self._implementations(hook) if not _is_wrapper(item)]
+        # pluggy asks plugins in the order of their registration. Several owners have an order of their own, so their functions are given along: the last one is asked first.
+        along = [item.function for owner in reversed(owners) for item in implementations if item.plugin is owner.module] if len(owners) > 1 else []
+        kept = [self._default] if along else [self._default, *(owner.module for owner in owners)]
+        others = [item.plugin for item in implementations if not any(item.plugin is module for module in kept)]
         caller = self._manager.subset_hook_caller(hook, others)
         try:
-            return caller(**arguments)
+            return caller.call_extra(along, arguments)
         except PolyadaptError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if is_bundle_error(error):
                 raise UserError(str(error)) from error
-            raise self._blame(hook, owner, error) from error
+            raise self._blame(hook, owners[0] if owners else None, error) from error
 
     def event(self, event: Event) -> None:
         """Tell every plugin. One that raises is logged once and does not stop the others."""
@@ -89,7 +102,7 @@ class Calls:
             values = {"event": event}
             try:
                 item.function(*(values[name] for name in item.argnames))
-            except Exception:
+            except (Exception, SystemExit):
                 if item.plugin_name not in self._deaf:
                     self._deaf.add(item.plugin_name)
                     logger.exception("plugin %r failed in polyadapt_event; the work goes on, its later failures are not logged", item.plugin_name)
@@ -98,7 +111,7 @@ class Calls:
         caller: pluggy.HookCaller = getattr(self._manager.hook, hook)
         return caller.get_hookimpls()
 
-    def _blame(self, hook: str, owner: Plugin | None, error: Exception) -> PluginError:
+    def _blame(self, hook: str, owner: Plugin | None, error: BaseException) -> PluginError:
         """Name the plugin in whose implementation an error arose: the innermost one of the traceback."""
         modules = {item.function.__code__: item.plugin for item in self._implementations(hook) if hasattr(item.function, "__code__")}
         guilty = owner

@@ -104,14 +104,14 @@ class Host:
             UserError: an input does not fit the model, or the artifact belongs to another base.
             PluginError: the owner failed.
         """
-        owner = self._inference_owner(model, artifact)
+        owners = self._inference_owners(model, artifact)
         artifact = None if artifact is None else self.restore(artifact)
-        answers: list[dict[str, Any]] = self._calls.owner("polyadapt_infer", owner, model=model, inputs=inputs, artifact=artifact, options=dict(options or {}))
+        answers: list[dict[str, Any]] = self._calls.owners("polyadapt_infer", owners, model=model, inputs=inputs, artifact=artifact, options=dict(options or {}))
         return answers
 
     def answers_itself(self, model: Model, artifact: Artifact | None) -> bool:
         """Whether a plugin, and not the host's default, answers for this model with this artifact."""
-        return self._inference_owner(model, artifact) is not None
+        return bool(self._inference_owners(model, artifact))
 
     def export(self, model: Model, artifacts: Mapping[str, Artifact], directory: Path, target: str = "onnx", options: Mapping[str, Any] | None = None) -> Any:
         """Export by the plugin whose name is `target`.
@@ -165,7 +165,7 @@ class Host:
         """
         try:
             self._calls.one("polyadapt_register_commands", plugin, cli=group)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(f"plugin {plugin.described} failed in polyadapt_register_commands: {type(error).__name__}: {error}") from error
 
     def _admit(self, plugin: Plugin, entry: EntryPoint | None) -> None:
@@ -205,8 +205,8 @@ class Host:
         if self._is_strict:
             raise PluginError(f"plugin {plugin.described} failed: {plugin.error}") from error
 
-    def _inference_owner(self, model: Model, artifact: Artifact | None) -> Plugin | None:
-        """The owner of the artifact's method when it implements inference, else that of the reference."""
+    def _inference_owners(self, model: Model, artifact: Artifact | None) -> list[Plugin]:
+        """The owner of the artifact's method, then that of the reference, where they implement inference; one that is both stands there once."""
         registry = self.registry
         candidates = []
         if artifact is not None and artifact.method in registry.methods:
@@ -214,7 +214,7 @@ class Host:
         if not model.reference.startswith("module:"):
             candidates.append(registry.model(model.reference).plugin)
         implementing = self._calls.implementing("polyadapt_infer")
-        return next((plugin for plugin in candidates if any(plugin is other for other in implementing)), None)
+        return list({id(plugin): plugin for plugin in candidates if any(plugin is other for other in implementing)}.values())
 
 
 def _own_name(module: object) -> str:

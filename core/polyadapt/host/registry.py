@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_type_hints
 
 from polyadapt.data.card import ReaderCard
 from polyadapt.errors import PluginError, UserError, nearest, unknown
 from polyadapt.families.card import FamilyCard
+from polyadapt.host.fields import check_fields
 from polyadapt.host.plugin import Plugin
 from polyadapt.methods.card import MethodCard
 from polyadapt.sources.card import ModelCard
@@ -44,15 +45,17 @@ class Table(Generic[CardT]):
             self._claims.setdefault(self.key(card), []).append(Claim(card, plugin))
 
     def check(self, cards: Iterable[Any]) -> None:
-        """Refuse what is no card, and one id twice from the same plugin.
+        """Refuse what is no card or holds what no card holds, and one id twice from the same plugin.
 
         Raises:
             PluginError: what was registered, and what belongs there.
         """
         seen: set[str] = set()
+        hints = get_type_hints(self.card_type)
         for card in cards:
             if not isinstance(card, self.card_type):
                 raise PluginError(f"registered {card!r} as a {self.sort}; register takes a {self.card_type.__name__}")
+            check_fields(card, hints, self.sort)
             name = self.key(card)
             if not name or name in seen:
                 raise PluginError(f"registered {self.sort} {name!r} twice" if name else f"registered a {self.sort} without an id: {card!r}")

@@ -18,7 +18,7 @@ def attach_trace(manager: pluggy.PluginManager) -> None:
     def before(name: str, implementations: Any, arguments: Any) -> None:
         started.append(time.perf_counter())
         shown = ", ".join(f"{key}={_short(value)}" for key, value in arguments.items())
-        owners = ", ".join(implementation.plugin_name for implementation in implementations) or "nobody"
+        owners = ", ".join(map(_name, implementations)) or "nobody"
         sys.stderr.write(f"polyadapt trace: {name}({shown}) -> {owners}\n")
 
     def after(outcome: Any, name: str, implementations: Any, arguments: Any) -> None:
@@ -27,6 +27,11 @@ def attach_trace(manager: pluggy.PluginManager) -> None:
         sys.stderr.write(f"polyadapt trace: {name} {end} ({elapsed_s:.3f} s)\n")
 
     manager.add_hookcall_monitoring(before, after)
+
+
+def _name(implementation: pluggy.HookImpl) -> str:
+    """The plugin of an implementation; one that was given along with the call has none, and is told by its module."""
+    return implementation.plugin_name if implementation.plugin is not None else str(implementation.function.__module__)
 
 
 def _short(value: Any) -> str:

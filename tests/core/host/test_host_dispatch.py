@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from polyadapt.artifact import Artifact
 from polyadapt.errors import PluginError, UserError
 from polyadapt.hookspecs import AdaptOptions, hookimpl
 from polyadapt.host import Host
@@ -40,7 +41,7 @@ class Owner:
     @hookimpl
     def polyadapt_load_model(self, reference: str, options: SeedOptions) -> Any:
         self.calls.append((reference, options.seed))
-        if isinstance(self.answer, Exception):
+        if isinstance(self.answer, BaseException):
             raise self.answer
         return self.answer
 
@@ -85,15 +86,49 @@ class Wrapping:
 class Listener:
     """Hears events, or fails on them."""
 
-    def __init__(self, fails: bool = False) -> None:
+    def __init__(self, error: BaseException | None = None) -> None:
         self.heard: list[Any] = []
-        self.fails = fails
+        self.error = error
 
     @hookimpl
     def polyadapt_event(self, event: Any) -> None:
-        if self.fails:
-            raise RuntimeError("deaf")
+        if self.error is not None:
+            raise self.error
         self.heard.append(event)
+
+
+class Answering:
+    """Owns a reference or a method, and answers for it or leaves it to the next."""
+
+    def __init__(self, answer: Any, calls: list[str], owns: str = "bystander") -> None:
+        self.answer, self.calls, self.owns = answer, calls, owns
+
+    @hookimpl
+    def polyadapt_register_models(self, register: Any) -> None:
+        if self.owns in ("reference", "both"):
+            register(ModelCard("toy:", "t", "features", "f", SeedOptions, f"{__name__}:load_by_card"))
+
+    @hookimpl
+    def polyadapt_register_methods(self, register: Any) -> None:
+        if self.owns in ("method", "both"):
+            register(MethodCard(id="toy-method", title="t", kind="edits", domains=("any",), options=Options, implementation="nowhere:Nothing"))
+
+    @hookimpl(tryfirst=True)
+    def polyadapt_infer(self, inputs: list[Any]) -> Any:
+        self.calls.append(self.owns)
+        return self.answer
+
+
+class Around:
+    """Wraps inference."""
+
+    def __init__(self, calls: list[str]) -> None:
+        self.calls = calls
+
+    @hookimpl(wrapper=True)
+    def polyadapt_infer(self) -> Any:
+        self.calls.append("around")
+        return (yield)
 
 
 def load_by_card(card: ModelCard, name: str, options: SeedOptions) -> Model:
@@ -139,12 +174,15 @@ def test_failures_name_the_plugin_in_which_they_arose() -> None:
     assert caught.value.exit_code == 2
     with pytest.raises(PluginError, match="plugin 'wrapping0'.*wrapper broke"):
         host(Wrapping(fails=True), Owner()).load("toy:net")
+    with pytest.raises(PluginError, match=r"plugin 'owner0' \(given by the caller\) failed in polyadapt_load_model: SystemExit: 3"):
+        host(Owner(answer=SystemExit(3))).load("toy:net")
     with pytest.raises(UserError, match="as it is"):
         host(Owner(answer=UserError("as it is"))).load("toy:net")
 
 
-def test_events_reach_everybody_and_a_deaf_plugin_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    before, deaf, after = Listener(), Listener(fails=True), Listener()
+@pytest.mark.parametrize("error", [RuntimeError("deaf"), SystemExit(3)])
+def test_events_reach_everybody_and_a_deaf_plugin_is_logged_once(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
+    before, deaf, after = Listener(), Listener(error), Listener()
     own: list[Any] = []
     made = host(before, deaf, after, Owner())
     with caplog.at_level(logging.ERROR, "polyadapt.host"):
@@ -152,6 +190,37 @@ def test_events_reach_everybody_and_a_deaf_plugin_is_logged_once(caplog: pytest.
             assert made.adapt("model", "toy-method", None, AdaptOptions(Options(), emit=own.append)) == "toy-method on model"  # type: ignore[arg-type]
     assert len(before.heard) == len(after.heard) == len(own) == 3
     assert [record.message for record in caplog.records] == ["plugin 'listener1' failed in polyadapt_event; the work goes on, its later failures are not logged"]
+
+
+def adapted_toy() -> tuple[Model, Artifact]:
+    model, artifact = Model.__new__(Model), Artifact.__new__(Artifact)
+    model.reference = "toy:net"
+    object.__setattr__(artifact, "method", "toy-method")
+    object.__setattr__(artifact, "edits", ())
+    return model, artifact
+
+
+@pytest.mark.parametrize("is_reversed", [False, True])
+@pytest.mark.parametrize(
+    ("method_s", "reference_s", "expected", "asked"),
+    [("by method", "by reference", "by method", ["around", "method"]), (None, "by reference", "by reference", ["around", "method", "reference"])],
+)
+def test_inference_asks_the_method_s_owner_then_the_reference_s(is_reversed: bool, method_s: Any, reference_s: Any, expected: str, asked: list[str]) -> None:
+    """In this order however they were registered, inside the wrappers once, and nobody else."""
+    calls: list[str] = []
+    plugins = [Answering(method_s, calls, "method"), Answering(reference_s, calls, "reference"), Answering("nobody asked", calls), Around(calls)]
+    model, artifact = adapted_toy()
+    assert host(*(reversed(plugins) if is_reversed else plugins)).infer(model, [1], artifact) == expected
+    assert calls == asked
+
+
+def test_inference_without_an_owner_s_answer_gets_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polyadapt.host.inference.answer", lambda model, inputs, artifact, options: "by default")
+    for owners in (("method", "reference"), ("both",)):
+        calls: list[str] = []
+        model, artifact = adapted_toy()
+        assert host(*(Answering(None, calls, owns) for owns in owners)).infer(model, [1], artifact) == "by default"
+        assert calls == list(owners)
 
 
 def test_export_goes_to_the_plugin_whose_name_is_the_target() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from polyadapt.errors import PluginError, UserError
+from polyadapt.families.mlp_policy.card import CARD
 from polyadapt.hookspecs import HOOK_API, hookimpl
 from polyadapt.host import Host
 from polyadapt.methods.card import MethodCard
@@ -142,6 +144,11 @@ unmarked.__module__ = "bad"
         ({"polyadapt_register_methods": registering("lora")}, "register takes a MethodCard"),
         ({"polyadapt_register_methods": registering(method("twice"), method("twice"))}, "registered method 'twice' twice"),
         ({"polyadapt_register_methods": registering(method(""))}, "without an id"),
+        ({"polyadapt_register_methods": registering(method(7))}, "registered a method whose id is 7; MethodCard.id takes str"),  # type: ignore[arg-type]
+        ({"polyadapt_register_methods": registering(replace(method("m"), domains="any"))}, "whose domains is 'any'; MethodCard.domains takes tuple[str, ...]"),
+        ({"polyadapt_register_methods": registering(replace(method("m"), options=dict))}, "MethodCard.options takes type[Options]"),
+        ({"polyadapt_register_families": registering(replace(CARD, classes=None), hook="polyadapt_register_families")}, "family whose classes is None"),
+        ({"polyadapt_register_families": registering(replace(CARD, sites={"a": "b"}), hook="polyadapt_register_families")}, "FamilyCard.sites takes Mapping[str, Op]"),
         ({"polyadapt_event": hookimpl(wrapper=True)(misspelt)}, "polyadapt_event cannot be wrapped"),
     ],
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -67,7 +68,7 @@ class Examples:
         self._processor = model.processor
         self._prepare = prepare_for(model)
         if model.task.kind == "ctc" and (symbols := vocabulary_of(model)):
-            refuse_letters_outside(dataset, symbols, f"the alphabet of {model.reference}", str(model.task.details.get("separator", "|")))
+            refuse_letters_outside(dataset, symbols, f"the alphabet of {model.reference}", model.task.separator)
         self._pads_exactly = pads_exactly(model.processor.spec)
         self._pads_left = model.task.kind == "causal-lm" and model.processor.spec.get("pad_side") == "left"
         self._room = memory_bytes
@@ -233,8 +234,19 @@ class PlainFeed:
         return (batch if self._transform is None else self._transform(batch, self.epoch)).to(self._device)
 
     def forward(self, batch: Batch) -> Mapping[str, torch.Tensor]:
-        front = self._module.front
-        if self._masking is not None and front is not None and self.epoch:
-            return self._module.behind_front(self._masking(front(**batch.inputs), batch.rows, self.epoch))
-        outputs: Mapping[str, torch.Tensor] = self._module(**batch.inputs)
+        with self._masked(batch):
+            outputs: Mapping[str, torch.Tensor] = self._module(**batch.inputs)
         return outputs
+
+    @contextlib.contextmanager
+    def _masked(self, batch: Batch) -> Iterator[None]:
+        """Have what the front gives masked within the block, while training: the pass stays one call of the whole module, whose hooks edits rely on."""
+        front, masking = self._module.front, self._masking
+        if masking is None or front is None or not self.epoch:
+            yield
+            return
+        handle = front.register_forward_hook(lambda _module, _arguments, given: masking(given, batch.rows, self.epoch))
+        try:
+            yield
+        finally:
+            handle.remove()

@@ -12,7 +12,7 @@ import logging
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,14 @@ import torch
 from polyadapt.errors import UserError
 from polyadapt.files import read_json, replacing_directory, sha256_file, write_json
 from polyadapt.tensors import load_tensors, save_tensors
+from polyadapt.training.processes import Processes
+from polyadapt.training.settings import TrainSettings
 
 FORMAT = 1
 FOLDER = "checkpoints"
+RECORDED_LATER = ("processor", "front")
+"""Parts of a fingerprint that were added to it: where a checkpoint has none of them, nothing speaks against it."""
+ALONE = Processes(torch.device("cpu"))
 _NAME = re.compile(r"step-(\d{8})-(\d{4})")
 
 _log = logging.getLogger(__name__)
@@ -54,7 +59,6 @@ class Progress:
     best: float | None = None
     best_epoch: int = 0
     waited: int = 0
-    seconds: float = 0.0
     is_finished: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -97,16 +101,23 @@ def save_checkpoint(directory: Path, progress: Progress, fingerprint: Mapping[st
     return name
 
 
-def load_checkpoint(directory: Path, fingerprint: Mapping[str, Any]) -> Checkpoint | None:
+def load_checkpoint(directory: Path, fingerprint: Mapping[str, Any], processes: Processes = ALONE) -> Checkpoint | None:
     """The newest whole checkpoint of a run; None when there is none.
 
-    What a killed run left half-written is removed; a checkpoint whose files are not what its state recorded is passed over.
+    What a killed run left half-written is removed; a checkpoint without a state, or whose files are not what its state recorded, is passed over.
+
+    Args:
+        directory: of the run.
+        fingerprint: what decides the result now.
+        processes: that read it together: the main one alone removes, before any of them looks.
 
     Raises:
         UserError: it was made under other settings, data or another base; the first difference is named.
     """
     folder = directory / FOLDER
-    remove_leftovers(folder)
+    if processes.is_main:
+        remove_leftovers(folder)
+    processes.wait()
     for name in reversed(_names(folder)):
         state = _whole_state(folder / name)
         if state is None:
@@ -114,7 +125,7 @@ def load_checkpoint(directory: Path, fingerprint: Mapping[str, Any]) -> Checkpoi
             continue
         _refuse_differences(name, state, fingerprint)
         tensors = {file.removesuffix(".safetensors"): load_tensors(folder / name / file, f"checkpoint {name}") for file in state["files"]}
-        return Checkpoint(name, Progress(**state["progress"]), tensors["form"], tensors["optimiser"], tensors["random"], tensors.get("best"))
+        return Checkpoint(name, _progress(state["progress"]), tensors["form"], tensors["optimiser"], tensors["random"], tensors.get("best"))
     return None
 
 
@@ -146,10 +157,19 @@ def _names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if _NAME.fullmatch(entry.name))
 
 
+def _progress(recorded: Mapping[str, Any]) -> Progress:
+    """The position of a checkpoint; what other versions recorded besides is left out."""
+    known = {item.name for item in fields(Progress)}
+    return Progress(**{name: value for name, value in recorded.items() if name in known})
+
+
 def _whole_state(folder: Path) -> dict[str, Any] | None:
-    """The state of a checkpoint, or None when a file is missing or altered."""
+    """The state of a checkpoint, or None when a file is missing, cut short or altered."""
     try:
         state: dict[str, Any] = read_json(folder / "state.json", "checkpoint")
+    except UserError:
+        return None
+    try:
         if state["format"] != FORMAT:
             raise UserError(f"{folder}: checkpoint format {state['format']!r}, this version reads format {FORMAT}; finish the run with the version that began it")
         is_whole = all((folder / file).is_file() and sha256_file(folder / file) == recorded for file, recorded in state["files"].items())
@@ -161,11 +181,20 @@ def _whole_state(folder: Path) -> dict[str, Any] | None:
 def _refuse_differences(name: str, state: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> None:
     if state["digest"] == digest(fingerprint):
         return
-    then, now = flattened(state["fingerprint"]), flattened(json.loads(json.dumps(dict(fingerprint))))
+    if state["digest"] != digest(state["fingerprint"]):
+        raise UserError(f"cannot resume: the state of checkpoint {name} was altered; remove it to go on from the one before")
+    present = json.loads(json.dumps(dict(fingerprint)))
+    then, now = flattened(_completed(state["fingerprint"], present)), flattened(present)
     for key in sorted({*then, *now}):
         if then.get(key) != now.get(key):
             raise UserError(f"cannot resume: checkpoint {name} was made with {key} = {then.get(key)!r}, now it is {now.get(key)!r}; use that, or another directory")
-    raise UserError(f"cannot resume: the state of checkpoint {name} was altered; remove it to go on from the one before")
+
+
+def _completed(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint recorded, with what came to be recorded since: a run from before a setting existed trained as the setting's default does."""
+    later = {part: present[part] for part in RECORDED_LATER if part in present}
+    train = {"train": {**TrainSettings().deciding(), **recorded["train"]}} if "train" in recorded else {}
+    return {**later, **recorded, **train}
 
 
 def flattened(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

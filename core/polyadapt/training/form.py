@@ -25,6 +25,7 @@ from polyadapt.training.loop import Loop
 from polyadapt.training.losses import Objective, objective_for
 from polyadapt.training.modes import Switch, training_modes
 from polyadapt.training.processes import Processes, find_processes, moved
+from polyadapt.training.provenance import preprocessing
 from polyadapt.training.recompute import recomputing
 from polyadapt.training.run import Run
 from polyadapt.training.settings import TrainSettings
@@ -161,7 +162,7 @@ def _work(model: Model, form: Form, switch: Switch, parameters: list[nn.Paramete
     settings = run.settings
     rate = plan.learning_rate if settings.learning_rate is None else settings.learning_rate
     decay = plan.weight_decay if settings.weight_decay is None else settings.weight_decay
-    decides = {**(plan.decides or {}), "train": settings.deciding(), "seed": run.seed, "learning_rate": rate, "weight_decay": decay}
+    decides = {**(plan.decides or {}), **preprocessing(model), "train": settings.deciding(), "seed": run.seed, "learning_rate": rate, "weight_decay": decay}
     return Work(
         state=form.trained,
         load=form.load_trained,
@@ -194,7 +195,7 @@ def _take_up(loop: Loop, run: Run, processes: Processes) -> None:
     if run.directory is None:
         return
     if run.resume:
-        checkpoint = load_checkpoint(run.directory, loop.work.fingerprint)
+        checkpoint = load_checkpoint(run.directory, loop.work.fingerprint, processes)
         if checkpoint is not None:
             loop.resume(checkpoint)
     elif processes.is_main:

@@ -1,4 +1,4 @@
-"""Ctrl-C: the step that runs is finished, then a checkpoint is written and the run stops."""
+"""Ctrl-C: the step that runs is finished, then a checkpoint is written and the run stops, also when that step was the last."""
 
 from __future__ import annotations
 

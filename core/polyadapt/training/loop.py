@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,6 +76,8 @@ class Loop:
                 while not self._is_over():
                     self._epoch()
                 self._finish()
+            if self._is_pressed_anywhere():
+                raise stopped(self.progress.step, self._directory, self._checkpoint())
         except KeyboardInterrupt as error:
             # Within a step some weights may have moved and others not: then only the last checkpoint is sound.
             name = None if self._is_within_step or self.processes.count > 1 else self._checkpoint()
@@ -121,8 +124,16 @@ class Loop:
             self.emit("step", **at, loss=loss / max(1, count), learning_rate=rate, seconds_left=self._seconds_left())
         if settings.checkpoint_every_steps and progress.step % settings.checkpoint_every_steps == 0:
             self._checkpoint()
-        if self._must_stop:
+        if self._is_stopped():
             raise stopped(progress.step, self._directory, self._checkpoint())
+
+    def _is_stopped(self) -> bool:
+        """Whether Ctrl-C is to stop the run here. One process knows at once; several agree within their next step, or at the end of the run."""
+        return self._must_stop or (self.processes.count == 1 and self._interrupt.was_pressed)
+
+    def _is_pressed_anywhere(self) -> bool:
+        """Whether Ctrl-C reached any process; all of them ask together."""
+        return float(self.processes.sum(torch.tensor(float(self._interrupt.was_pressed), device=self.processes.device))) > 0
 
     def _look(self) -> None:
         progress = self.progress
@@ -142,21 +153,27 @@ class Loop:
         progress.epoch += 1
         progress.batch, progress.loss_sum, progress.loss_count = 0, 0.0, 0
         self.emit("epoch", **row)
-        self._checkpoint()
+        name = self._checkpoint()
+        if self._is_stopped():
+            raise stopped(progress.step, self._directory, name)
 
     def _note_best(self, metrics: Mapping[str, float]) -> None:
         progress, metric = self.progress, self.work.objective.metric
         score = -metrics["loss"] if metric == "loss" else metrics[metric]
-        if progress.best is None or score > progress.best or (score == progress.best and metrics["loss"] < self._best_loss()):
+        if self._is_better(score, metrics["loss"]):
             progress.best, progress.best_epoch, progress.waited = score, progress.epoch + 1, 0
             if self.work.settings.early_stopping:
                 self._best = {name: value.detach().cpu().clone() for name, value in self.work.state().items()}
         else:
             progress.waited += 1
 
-    def _best_loss(self) -> float:
-        """Validation loss of the best epoch: among equal metrics the lower loss is better (transcripts stay empty for a while)."""
-        return float(self.progress.history[self.progress.best_epoch - 1]["validation"]["loss"])
+    def _is_better(self, score: float, loss: float) -> bool:
+        """Whether an epoch is better than the best so far: by its metric, and among equal ones by its loss (transcripts stay empty for a while)."""
+        progress = self.progress
+        if progress.best is None or math.isnan(score):
+            return not math.isnan(score)  # not a number is worse than anything
+        best_loss = progress.history[progress.best_epoch - 1]["validation"]["loss"]
+        return (score, -_or_infinite(loss)) > (progress.best, -_or_infinite(best_loss))
 
     def _finish(self) -> None:
         self._look()
@@ -192,3 +209,8 @@ class Loop:
         """Names of the examples of a step, found again from the seed."""
         epoch, batch = divmod(max(0, step - 1), self.steps_per_epoch)
         return [self.work.train.examples.id(row) for row in self.work.batches(self.work.seed, epoch)[batch]]
+
+
+def _or_infinite(loss: float) -> float:
+    """A loss that is not a number is worse than any that is."""
+    return math.inf if math.isnan(loss) else float(loss)

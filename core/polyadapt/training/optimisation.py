@@ -19,8 +19,8 @@ def make_optimiser(parameters: Sequence[nn.Parameter], learning_rate: float, wei
 def rate_at(step: int, steps: int, peak: float, schedule: str, warmup: float) -> float:
     """Learning rate of step `step` (from 0) of `steps`.
 
-    It rises linearly over the first `warmup` share of the steps and then stays (constant), or falls to 0
-    as half a cosine or linearly.
+    It rises linearly over the first `warmup` share of the steps and then stays (constant), or falls as half a cosine
+    or linearly, so that it would be 0 one step after the last.
     """
     rising = math.ceil(warmup * steps)
     if step < rising:

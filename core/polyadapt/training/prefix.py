@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from polyadapt.errors import UserError
 from polyadapt.training.batches import Batch, Examples
 from polyadapt.training.bypass import Shape
 from polyadapt.training.checkpoint import remove_leftovers
@@ -118,6 +119,7 @@ class Cache:
 
         Raises:
             UnfitError: there is no room.
+            UserError: the run's directory is not shared by all processes.
         """
         first = self._compute(lower, parts[0], next(parts[0].chunks(self.batch_size)))
         size = first[0].numel() * first.element_size() * sum(len(part.examples) for part in parts)
@@ -141,6 +143,11 @@ class Cache:
             remove_leftovers(folder)
             write_rows(path, pieces, len(part.examples), first.shape[1:], first.dtype)
         self.processes.wait()
+        if not path.is_file():
+            raise UserError(
+                f"{path} was written by the first process, and process {self.processes.rank} does not see it; "
+                "give the run a directory that all machines share, or set train.frozen_prefix = 'off'"
+            )
         held = RowsOnDisk(path)
         return RowsInMemory(held.take(range(len(part.examples))).to(self.processes.device)) if fits else held
 

@@ -111,6 +111,9 @@ def find_processes(device: str, precision: str) -> Processes:
     has_gpu = torch.cuda.is_available()
     if device.startswith("cuda") and not has_gpu:
         raise UserError(f'device {device!r} was asked for and torch {torch.__version__} finds no GPU; set device = "cpu", or install a driver that fits')
+    if device.startswith("cuda:") and int(device.removeprefix("cuda:")) >= torch.cuda.device_count():
+        last = torch.cuda.device_count() - 1
+        raise UserError(f"device {device!r} was asked for and the last GPU of this machine is 'cuda:{last}'; name one from cuda:0 to cuda:{last}, or 'auto'")
     use_gpu = has_gpu and device != "cpu"
     if precision == "fp16" and not use_gpu:
         raise UserError("precision 'fp16' needs a GPU; use 'bf16' or 'no' on a CPU")

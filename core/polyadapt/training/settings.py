@@ -21,7 +21,7 @@ class TrainSettings(Options):
     learning_rate: float | None = Field(None, gt=0, description="of AdamW; the method's own when not given")
     weight_decay: float | None = Field(None, ge=0, description="of AdamW; the method's own when not given")
     group_by_length: bool = Field(False, description="put texts or sounds of like length into one batch, so that less is filled up and a step takes less time")
-    schedule: str = Field("cosine", pattern="^(constant|cosine|linear)$", description="of the learning rate, down to 0 at the last step: constant, cosine or linear")
+    schedule: str = Field("cosine", pattern="^(constant|cosine|linear)$", description="of the learning rate: constant, or cosine or linear, which fall towards 0")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps during which the learning rate rises from 0")
     gradient_clip: float = Field(1.0, ge=0, description="greatest norm of the whole gradient; 0 for no limit")
     precision: str = Field("no", pattern="^(no|bf16|fp16)$", description="of the forward pass: no (the model's own), bf16, or fp16 (GPU only); weights train in their own dtype")

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from polyadapt.data.dataset import Dataset, Example
+from polyadapt.edits.attach import Attachments
 from polyadapt.errors import UserError
 from polyadapt.methods.base import load_method
 from polyadapt.methods.linear_probe.card import CARD as PROBE
+from polyadapt.methods.lora.card import CARD as LORA
 from polyadapt.sources.fbank import KaldiFbank
 from polyadapt.sources.load import open_reference
 from polyadapt.sources.logmel import LogMel
@@ -84,6 +86,22 @@ def test_training_sees_masks_anew_in_every_epoch_and_evaluation_none(monkeypatch
     assert any(not torch.equal(plain[name], masked[name]) for name in names)
     assert {epoch for epoch, _ in seen} == {1, 2, 3}
     assert sorted(row for epoch, rows in seen[: len(seen) // 2] for row in rows if epoch == 1) == list(range(8)), "each training row once an epoch, validation never"
+
+
+def test_masks_leave_the_table_of_edits_to_be_built_once_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole module is called, so its own hook builds the table; where only parts of it were called, every port would build it anew."""
+    built: list[int] = []
+    real = Attachments._make_table
+    monkeypatch.setattr(Attachments, "_make_table", lambda self: built.append(1) or real(self))
+    model = open_reference("polyadapt:tiny-ast?task=classification")
+    front, counts = model.module.front, []
+    assert front is not None
+    for settings in ({}, {"mask_bands": 8, "mask_frames": 8}):
+        built.clear()
+        fit(model, load_method(LORA), LORA.options(sites=("attn.*",)), sounds(), TrainSettings(max_steps=2, batch_size=4, frozen_prefix="off", **settings))
+        counts.append(len(built))
+        assert not front._forward_hooks, "the hook that masks is gone"
+    assert counts[0] == counts[1] > 0
 
 
 def test_models_without_a_spectrogram_say_so() -> None:

@@ -24,6 +24,7 @@ def launched(*program: str) -> subprocess.CompletedProcess[str]:
 SUMS = """
 import sys
 import torch
+import torch.distributed
 from polyadapt.training.processes import find_processes
 processes = find_processes("cpu", "no")
 both, one, none = (torch.nn.Parameter(torch.zeros(2)) for _ in range(3))
@@ -33,6 +34,7 @@ processes.sum_gradients([both, one, none])
 assert both.grad.tolist() == [3.0, 6.0] and one.grad.tolist() == [5.0, 7.0], (both.grad, one.grad)
 assert none.grad is None, "an optimiser would move it by its momentum"
 print("summed")
+torch.distributed.destroy_process_group()  # a process that leaves its threads to the interpreter's end may abort there
 """
 
 

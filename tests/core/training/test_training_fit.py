@@ -24,7 +24,10 @@ from polyadapt.methods.base import Method
 from polyadapt.model import Model
 from polyadapt.testing.conformance import LABELS, state_of
 from polyadapt.training import Objective, TrainingData, TrainPlan, TrainSettings, estimate, fit, train_form
+from polyadapt.training.checkpoint import Progress
 from polyadapt.training.keep import kept
+from polyadapt.training.loop import Loop
+from polyadapt.training.processes import find_processes
 from polyadapt.training.run import Run
 from polyadapt.training.watch import memory_error
 
@@ -164,6 +167,27 @@ def test_early_stopping_keeps_the_best_state(job: ModuleType) -> None:
     assert all(torch.equal(value, again.slots[name]) for name, value in artifact.slots.items())
 
 
+@pytest.mark.parametrize("bad", [{1}, {1, 2, 3, 4}, {2, 4}])
+def test_a_metric_that_is_not_a_number_is_worse_than_anything(bad: set[int], job: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    epochs: list[int] = []
+
+    def measured(*_: Any) -> dict[str, float]:
+        epochs.append(len(epochs) + 1)
+        return {"loss": math.nan if epochs[-1] in bad else 1.0 / epochs[-1]}
+
+    monkeypatch.setattr("polyadapt.training.loop.measure", measured)
+    artifact = job.train(None, epochs=4, early_stopping=5)
+    kept_loss = artifact.provenance["metrics"]["validation"]["loss"]
+    good = sorted({1, 2, 3, 4} - bad)
+    assert kept_loss == 1.0 / good[-1] if good else math.isnan(kept_loss)
+
+
+def test_among_equal_metrics_a_loss_that_is_a_number_is_better() -> None:
+    loop = Loop.__new__(Loop)
+    loop.progress = Progress(best=0.5, best_epoch=1, history=[{"validation": {"loss": math.nan}}])
+    assert loop._is_better(0.5, 3.0) and not loop._is_better(0.5, math.nan) and not loop._is_better(0.4, 0.0) and loop._is_better(0.6, math.nan)
+
+
 class OneVector(Form):
     """Trains the head's bias alone."""
 
@@ -221,6 +245,15 @@ def test_settings_that_cannot_be_kept_are_refused(job: ModuleType) -> None:
         job.train(None, precision="fp16")
     with pytest.raises(UserError, match="GPU"):
         job.train(None, device="cuda")
+
+
+@pytest.mark.parametrize(("device", "message"), [("cuda:7", "the last GPU of this machine is 'cuda:1'; name one from cuda:0 to cuda:1"), ("cuda:2", "device 'cuda:2'")])
+def test_a_gpu_beyond_the_last_is_refused(device: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match=message):
+        find_processes(device, "no")
+    assert find_processes("cuda:1", "no").device == torch.device("cuda:1")
 
 
 def test_bf16_trains_in_bf16_and_keeps_float32_weights(job: ModuleType) -> None:

@@ -21,7 +21,8 @@ from polyadapt.training.batches import Examples
 from polyadapt.training.bypass import replaced
 from polyadapt.training.depth import Depth, find_depth
 from polyadapt.training.interrupt import TrainingInterrupted
-from polyadapt.training.prefix import Part, UnfitError
+from polyadapt.training.prefix import Cache, Lower, Part, UnfitError
+from polyadapt.training.processes import Processes
 from polyadapt.training.store import RowsOnDisk, write_rows
 from polyadapt.training.upper import upper_blocks
 
@@ -208,6 +209,18 @@ def test_depth_is_the_lowest_touched_block(tiny: Tiny, labelled_rows: Rows, meth
         depth = find_depth(model, attachments, inputs)
         attachments.remove_all()
         assert len(depth.blocks) == blocks and bool(depth.reason) == (blocks == 0)
+
+
+def test_a_directory_that_is_not_shared_is_said(tmp_path: Path, tiny: Tiny, labelled_rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("vit")
+    part = Part("train", Examples(labelled_rows(model, 4, 1), model, 1 << 20))
+    lower = Lower(lambda part, rows: torch.zeros(len(rows), 2), lambda inputs, activations: {}, (), {}, {})
+    monkeypatch.setattr(Processes, "wait", lambda self: None)
+    second = Cache(4, 1 << 20, tmp_path, "no", Processes(torch.device("cpu"), rank=1, count=2))
+    with pytest.raises(UserError, match="was written by the first process, and process 1 does not see it; give the run a directory that all machines share"):
+        second.feeds(lower, [part])
+    first = Cache(4, 1 << 20, tmp_path, "no", Processes(torch.device("cpu"), rank=0, count=2))
+    assert len(first.feeds(lower, [part])) == len(second.feeds(lower, [part])) == 1
 
 
 def test_rows_on_disk_are_safetensors(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def _families_table(host: Host) -> str:
 def _readers_table(host: Host) -> str:
     rows = [
         (
-            f"`{claim.card.scheme}:`",
+            f"`{claim.card.scheme}{'' if ':' in claim.card.scheme else ':'}`",  # `data:sonic-pi` is a whole URI, `csv:` begins one
             claim.card.title,
             ", ".join(claim.card.tasks),
             ", ".join(f"`{row['name']}`" for row in describe_options(claim.card.options)) or "–",

@@ -155,7 +155,8 @@ def parse_recipe(table: Mapping[str, Any], where: str = "recipe", name: str = "r
         "export": _section(ExportSection, table["export"], f"{where} [export]") if "export" in table else None,
         "arm": _arms(table["arm"], where),
     }
-    return read_options(Recipe, {"name": name, **table, **sections}, where)
+    named = {"name": name} if table.get("name", "") == "" else {}
+    return read_options(Recipe, {**table, **named, **sections}, where)
 
 
 def _section(cls: type[SectionT], value: Any, where: str) -> SectionT:

@@ -55,8 +55,14 @@ def _value(text: str) -> Any:
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON on standard output."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    """Print a value as JSON on standard output; what is infinite or not a number becomes null, as in `report.json`."""
+    try:
+        text = json.dumps(value, indent=2, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:
+        from polyadapt.report.write import finite  # heavy, so only for commands that have measured something
+
+        text = json.dumps(finite(value), indent=2, ensure_ascii=False, default=str)
+    click.echo(text)
 
 
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[Any]], title: str = "") -> None:

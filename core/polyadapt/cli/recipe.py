@@ -61,7 +61,8 @@ def _do(ctx: click.Context, given: dict[str, Any], has_export: bool) -> None:
 
         _print_estimate(estimate_recipe(recipe, host, out, given["allow_download"], has_export), given["as_json"])
         return
-    if not has_export and len(recipe.arm) + len(recipe.evaluate.baselines or ("",)) < 2:
+    baselines = 1 if recipe.evaluate.baselines is None else len(recipe.evaluate.baselines)  # by default there is at least one
+    if not has_export and len(recipe.arm) + baselines < 2:
         raise UserError("compare needs at least two arms, or an arm and a baseline")
     from polyadapt.job.run import run_recipe
 

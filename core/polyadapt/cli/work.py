@@ -73,7 +73,7 @@ def adapt(ctx: click.Context, /, **given: Any) -> None:
 @option_pairs("-m", "--model-option", "model_options")
 @option_pairs("-d", "--data-option", "data_options")
 @option_pairs("-s", "--split", "split")
-@click.option("--seed", default=0, show_default=True, help="Of the resampling behind the interval.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the resampling behind the interval.")
 @download_option
 @json_option
 @click.pass_context
@@ -100,12 +100,18 @@ def evaluate(ctx: click.Context, /, **given: Any) -> None:
 
 
 def nested(pairs: dict[str, Any]) -> dict[str, Any]:
-    """`fractions.train = 0.5` as a table within a table."""
-    result: dict[str, Any] = {}
+    """`fractions.train = 0.5` as a table within a table.
+
+    Raises:
+        UserError: a key that is given as a value and as a table.
+    """
+    result: dict[str, Any] = {key: value for key, value in pairs.items() if "." not in key}
     for key, value in pairs.items():
         outer, dot, inner = key.partition(".")
-        if dot:
-            result.setdefault(outer, {})[inner] = value
-        else:
-            result[key] = value
+        if not dot:
+            continue
+        table = result.setdefault(outer, {})
+        if not isinstance(table, dict):
+            raise UserError(f"--split gives {outer} = {table!r} and {key} = {value!r}; {outer} is a value or a table, keep one")
+        table[inner] = value
     return result

@@ -1,8 +1,8 @@
 """Rows of a manifest (csv, tsv, jsonl) to examples: columns are checked before anything trains.
 
 Columns play these parts: `path` (an image or audio file, relative to the manifest), `text` (the input, or what
-goes with the file), `prompt` and `target` (a text and what should follow it), `label`. Every other column
-stays with the example under its own name.
+goes with the file), `prompt` and `target` (a text and what should follow it, or numbers to be predicted), `label`.
+Every other column, and one whose part this sort of table does not use, stays with the example under its own name.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _parts(manifest: Path, columns: Sequence[str], options: TableOptions) -> dic
             parts[part] = part
     if not options.features and not {"path", "text", "prompt"} & set(parts):
         raise UserError(f'{manifest}:1: no column to learn from; expected path, text or prompt, found: {", ".join(columns)}; name it, as in columns = {{path = "file"}}')
-    if "prompt" in parts and "target" not in parts:
+    if "prompt" in _used_parts(parts, options) and "target" not in parts:
         raise UserError(f"{manifest}:1: a column prompt needs a column target with the text that should follow; found: {', '.join(columns)}")
     return parts
 
@@ -91,9 +91,11 @@ class _Table:
     """Reads one row after another with the same columns."""
 
     def __init__(self, manifest: Path, parts: Mapping[str, str], columns: Sequence[str], options: TableOptions) -> None:
-        self.manifest, self.parts, self.options = manifest, parts, options
-        used = set(parts.values()) | set(options.features)
-        self.others = [column for column in columns if column not in used]
+        self.manifest, self.options = manifest, options
+        used = _used_parts(parts, options)
+        self.parts = {part: column for part, column in parts.items() if part in used}
+        taken = {*self.parts.values(), *options.features}
+        self.others = [column for column in columns if column not in taken]
         self.seen: set[str] = set()
 
     def example(self, row: Row) -> Example:
@@ -105,14 +107,14 @@ class _Table:
         raw: Path | str | np.ndarray
         if self.options.features:
             raw = np.concatenate([np.atleast_1d(self._number(row, column)) for column in self.options.features])  # (features,)
-            if "target" in self.parts:
-                extra["target"] = np.atleast_1d(self._number(row, self.parts["target"]))
         elif "path" in self.parts:
             raw, name = self._file(row)
         elif "prompt" in self.parts:
             raw, text = self._text(row, "prompt"), self._text(row, "target")
         else:
             raw, text = text or "", None
+        if "target" in self.parts and "prompt" not in self.parts:
+            extra["target"] = self._target(row)
         return Example(name, raw, label, text, extra, f"{self.manifest.name}:{row.line}")
 
     def media(self, examples: Sequence[Example]) -> str:
@@ -169,6 +171,12 @@ class _Table:
         self.seen.add(name)
         return found, name
 
+    def _target(self, row: Row) -> Any:
+        """Numbers to be predicted; beside a file or a text it may be a text, which is kept as it stands."""
+        column = self.parts["target"]
+        value = row.values.get(column)
+        return np.atleast_1d(self._number(row, column)) if self.options.features or _holds_numbers(value) else value
+
     def _number(self, row: Row, column: str) -> np.ndarray:
         value = row.values.get(column)
         try:
@@ -178,6 +186,22 @@ class _Table:
         if not np.isfinite(number).all():
             raise UserError(f"{self.manifest}:{row.line}: column {column!r} is {value!r}, which is not a finite number")
         return number
+
+
+def _used_parts(parts: Mapping[str, str], options: TableOptions) -> set[str]:
+    """The parts that this sort of table has a place for; a target has one everywhere."""
+    if options.features:
+        return {"text", "target", "label"}
+    if "path" in parts:
+        return {"path", "text", "target", "label"}
+    return {"prompt", "target", "label"} if "prompt" in parts else {"text", "target", "label"}
+
+
+def _holds_numbers(value: Any) -> bool:
+    try:
+        return np.asarray(value if isinstance(value, list) else float(value), dtype=np.float32).size > 0
+    except (TypeError, ValueError):
+        return False
 
 
 def unique_columns(manifest: Path, columns: Iterable[str]) -> list[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import click
@@ -56,6 +58,7 @@ def failing(error: BaseException) -> Any:
         (["fetch", "data:sonic-pi"], "error: data:sonic-pi needs no fetch: Debian package sonic-pi-samples"),
         (["run", "no-such.toml"], "error: recipe no-such.toml: No such file"),
         (["verify", "no-such.bundle"], "error: "),
+        (["evaluate", "polyadapt:tiny-mlp-policy", "npz:rows.npz", "--seed", "-1"], "error: Invalid value for '--seed': -1 is not in the range x>=0"),
         (["new-plugin", "Bad_Name"], "error: plugin name 'Bad_Name': expected lower-case letters"),
     ],
 )
@@ -100,12 +103,12 @@ def test_the_bare_command_shows_help(capsys: pytest.CaptureFixture[str]) -> None
     assert "new-plugin" in capsys.readouterr().out
 
 
-def command_plugin(name: str, fails: bool = False) -> tuple[str, types.ModuleType]:
+def command_plugin(name: str, error: BaseException | None = None) -> tuple[str, types.ModuleType]:
     module = types.ModuleType(name)
 
     def polyadapt_register_commands(cli: click.Group) -> None:
-        if fails:
-            raise RuntimeError("broken commands")
+        if error is not None:
+            raise error
 
         @cli.command()
         def play() -> None:
@@ -117,12 +120,23 @@ def command_plugin(name: str, fails: bool = False) -> tuple[str, types.ModuleTyp
 
 
 def test_plugins_bring_commands_under_their_own_name(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    use(monkeypatch, Host(plugins=[command_plugin("music"), command_plugin("noise", fails=True), command_plugin("plan")], discover=False, environment={}))
+    plugins = [command_plugin("music"), command_plugin("noise", RuntimeError("broken commands")), command_plugin("quitter", SystemExit(3)), command_plugin("plan")]
+    use(monkeypatch, Host(plugins=plugins, discover=False, environment={}))
     assert main(["music", "play"]) == 0
     assert capsys.readouterr().out == "la la la\n"
     assert main(["--help"]) == 0
     printed = capsys.readouterr()
     assert "music" in printed.out and "Commands of plugins" in printed.out
     assert "plugin 'noise' (given by the caller) failed in polyadapt_register_commands: RuntimeError: broken commands" in printed.err
+    assert "plugin 'quitter' (given by the caller) failed in polyadapt_register_commands: SystemExit: 3" in printed.err
     assert "'plan'" in printed.err and "rename the plugin" in printed.err
     assert main(["noise", "play"]) == 1
+
+
+def test_json_has_no_word_for_what_is_not_finite(capsys: pytest.CaptureFixture[str]) -> None:
+    context.print_json({"loss": float("nan"), "interval": [float("-inf"), 0.5], "path": Path("a"), "n": 3})
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    assert json.loads(capsys.readouterr().out, parse_constant=refuse) == {"loss": None, "interval": [None, 0.5], "path": "a", "n": 3}

@@ -12,6 +12,7 @@ import pytest
 
 from polyadapt.cli import main
 from polyadapt.cli.context import parse_pairs
+from polyadapt.cli.work import nested
 from polyadapt.errors import UserError
 
 MODEL = "polyadapt:tiny-mlp-policy"
@@ -147,3 +148,11 @@ def test_values_are_read_as_toml_and_else_as_text() -> None:
     assert found == {"a": 1, "b": ["x", "y"], "c": "plain text", "d": 0.5, "e": True, "f": "attn.q", "g": ""}
     with pytest.raises(UserError, match="gives 'a' twice"):
         parse_pairs(["a=1", "a=2"], "-o")
+
+
+def test_parts_of_a_table_are_put_together_and_do_not_replace_a_value() -> None:
+    assert nested({"by": "label", "fractions.train": 0.5, "fractions.test": 0.5}) == {"by": "label", "fractions": {"train": 0.5, "test": 0.5}}
+    assert nested({"fractions.test": 0.5, "fractions": {"train": 0.5}}) == {"fractions": {"train": 0.5, "test": 0.5}}
+    for pairs in ({"fractions": 3, "fractions.train": 0.2}, {"fractions.train": 0.2, "fractions": 3}):
+        with pytest.raises(UserError, match=r"--split gives fractions = 3 and fractions\.train = 0\.2; fractions is a value or a table, keep one"):
+            nested(pairs)

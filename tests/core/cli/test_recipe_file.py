@@ -54,6 +54,14 @@ def test_a_whole_recipe_is_read(tmp_path: Path) -> None:
     assert recipe.evaluate.baselines == ("linear-probe",)
 
 
+@pytest.mark.parametrize("line", ["", 'name = ""\n'])
+def test_an_empty_name_is_the_file_s(tmp_path: Path, line: str) -> None:
+    (tmp_path / "birds.toml").write_text(line + WHOLE)
+    assert read_recipe(tmp_path / "birds.toml").name == "birds"
+    (tmp_path / "birds.toml").write_text('name = "Owls"\n' + WHOLE)
+    assert read_recipe(tmp_path / "birds.toml").name == "Owls"
+
+
 def test_defaults_leave_the_export_out_and_baselines_to_the_task() -> None:
     recipe = parse_recipe(table())
     assert recipe.export is None and recipe.evaluate.baselines is None and recipe.seed == 0

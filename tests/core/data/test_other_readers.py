@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import wave
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,25 @@ def test_npz_that_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"PK\x03\x04 broken")
     with pytest.raises(UserError, match="cannot be read as npz"):
         read(f"npz:{path}")
+
+
+def test_a_damaged_compressed_npz_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "d.npz"
+    np.savez_compressed(path, x=np.ones((4, 4)), y=np.arange(4))
+    content = bytearray(path.read_bytes())
+    start = content.index(b"x.npy") + len(b"x.npy") + int.from_bytes(content[28:30], "little")  # behind the name and the extra field
+    content[start] = 0x07  # a deflate block of a type that does not exist
+    path.write_bytes(bytes(content))
+    with pytest.raises(UserError, match=r"d\.npz cannot be read as npz \(.*invalid block type"):
+        read(f"npz:{path}")
+
+
+def test_a_damaged_header_in_an_npz_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
+        for name in ("x", "y"):
+            archive.writestr(f"{name}.npy", b"\x93NUMPY\x01\x00\x0c\x00{'descr': (1\n")
+    with pytest.raises(UserError, match=r"d\.npz cannot be read as npz"):
+        read(f"npz:{tmp_path}/d.npz")
 
 
 def test_sklearn_digits_and_tables() -> None:

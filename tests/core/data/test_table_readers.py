@@ -67,6 +67,25 @@ def test_numbers_make_vectors_with_targets(tmp_path: Path) -> None:
     np.testing.assert_array_equal(rows[0].target, np.array([0, 1], np.float32))
 
 
+def test_a_target_beside_a_file_or_a_text_is_kept(pictures: Path) -> None:
+    """Numbers are there to be predicted, under the name that `Example.target` looks for; anything else stays as it stands."""
+    dataset = read(write(pictures / "m.csv", "path,angle,prompt\npictures/a.png,0.5,turn\npictures/b.png,-2,stay\n"), columns={"target": "angle"})
+    np.testing.assert_array_equal(dataset[1].target, np.array([-2], np.float32))
+    assert (dataset[0].raw, dataset[0].extra["prompt"]) == (pictures / "pictures/a.png", "turn")
+    spoken = read(write(pictures / "n.jsonl", '{"path": "pictures/a.png", "text": "a", "target": "ein A"}\n{"path": "pictures/b.png", "text": "b", "target": [1, 2]}\n'))
+    assert (spoken[0].text, spoken[0].extra) == ("a", {"target": "ein A"})
+    np.testing.assert_array_equal(spoken[1].target, np.array([1, 2], np.float32))
+    texts = read(write(pictures / "o.csv", "text,target\ngood,4.5\nbad,\n"))
+    assert texts[0].target.tolist() == [4.5] and texts[1].extra == {"target": ""}
+
+
+def test_columns_without_a_part_in_this_sort_of_table_are_kept(tmp_path: Path) -> None:
+    asked = read(write(tmp_path / "m.csv", "prompt,target,text\n1 + 1 =, 2,sum\n1 + 2 =, 3,\n"))
+    assert [(row.raw, row.text, row.extra["text"]) for row in asked] == [("1 + 1 =", " 2", "sum"), ("1 + 2 =", " 3", "")]
+    measured = read(write(tmp_path / "n.csv", "x,path,target\n1,a.png,3\n"), features=["x"])
+    assert measured[0].extra["path"] == "a.png" and measured[0].target.tolist() == [3]
+
+
 def test_one_file_may_stand_in_several_rows(pictures: Path) -> None:
     dataset = read(write(pictures / "m.csv", "path,text\npictures/a.png,a cat\npictures/a.png,an animal\n"))
     assert [example.id for example in dataset] == ["pictures/a.png", "pictures/a.png#3"]

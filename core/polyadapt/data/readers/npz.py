@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +55,7 @@ def _arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:
                 if name not in archive.files:
                     raise UserError(f"{path}: no array {name!r}{nearest(name, archive.files)}; set the options x and y")
             arrays = {name: archive[name] for name in names}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, tokenize.TokenError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read as npz ({error}); arrays of objects are refused, save plain numbers or strings") from error
     for name, array in arrays.items():
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():

@@ -46,7 +46,7 @@ def read_audio(raw: Any, spec: Mapping[str, Any]) -> np.ndarray:
         raise InputError(f"{sound.name} is empty")
     if limit is None and not is_whole:
         raise InputError(f"{sound.name} is longer than {LONGEST_S:g} s and this model sets no limit of its own; answer it in windows, or give shorter clips")
-    if not is_whole:
+    if limit is not None and not is_whole:
         _tell_cut(sound.name, "maximum_seconds" if seconds is None else "seconds", float(limit))
     if spec.get("refuse_silence") and float(np.abs(samples).max()) < SILENT:
         raise InputError(f"{sound.name} is silent, and this model needs to hear something in it; give another clip")

@@ -45,7 +45,7 @@ def effect(path: Path) -> str:
         lines.append("")
         for what, check in figures["checks"].items():
             low, high = check["interval"]
-            verdict = "holds" if check["holds"] else "**does not hold**"
+            verdict = "shown" if check["shown"] else "not shown" if check["holds"] else "**does not hold**"
             lines.append(f"- {what}: {verdict}; {check['difference']:+.1f} points [{low:+.1f} … {high:+.1f}], above zero on {check['wins']} of {check['seeds']} seeds")
         lines.append("")
     return "\n".join(lines)

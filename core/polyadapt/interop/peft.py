@@ -18,6 +18,7 @@ import torch
 from polyadapt.artifact import Artifact
 from polyadapt.edits import Edit
 from polyadapt.errors import UserError
+from polyadapt.families.card import FamilyCard
 from polyadapt.files import read_json, replacing_directory, write_json
 from polyadapt.methods.base import weight_rows
 from polyadapt.model import Model
@@ -39,16 +40,18 @@ def read_peft(directory: Path | str, model: Model) -> Artifact:
         UserError: another kind of adapter, modules that the model does not have, or settings that are not supported.
     """
     folder = Path(directory)
-    config = read_json(folder / "adapter_config.json", "PEFT checkpoint")
-    kind = config.get("peft_type")
-    if kind not in METHODS:
-        raise UserError(f"{folder}: PEFT type {kind!r}; {', '.join(METHODS)} can be read")
+    config = _config(folder)
+    kind = config["peft_type"]
     tensors = load_tensors(folder / "adapter_model.safetensors", "PEFT checkpoint")
     by_module = _by_module(tensors, folder)
     edits: list[Edit] = []
+    taken: dict[str, str] = {}
     for path, parts in by_module.items():
         ports = ports_at(model, path)
-        edits += _lora_edits(ports, path, parts, config) if kind == "LORA" else _ia3_edits(ports, parts)
+        first = taken.setdefault(ports[0].path, path)
+        if first != path:
+            raise UserError(f"PEFT's modules {first!r} and {path!r} both fit {ports[0].site}; load the whole model that the adapter was trained on")
+        edits += _lora_edits(ports, path, parts, config) if kind == "LORA" else _ia3_edits(ports, path, parts, config)
     is_dora = any("lora_magnitude_vector" in parts for parts in by_module.values())
     return Artifact("dora" if is_dora else METHODS[kind], model.base_id, model.family.card.id, model.task.kind, tuple(edits), provenance={"source": "PEFT checkpoint"})
 
@@ -74,11 +77,63 @@ def write_peft(artifact: Artifact, model: Model, directory: Path | str) -> Path:
 
 
 def ports_at(model: Model, path: str) -> list[OpPort]:
-    """Ports of the module that PEFT calls `path`, all slices of a fused one; names may differ by an outer prefix."""
-    found = [port for port in model.ports.ops.values() if port.path == path or path.endswith(f".{port.path}") or port.path.endswith(f".{path}")]
+    """Ports of the module that PEFT calls `path`, all slices of a fused one; names may differ by an outer prefix.
+
+    Raises:
+        UserError: no site has this module, or several modules do but for their prefixes.
+    """
+    ops = model.ports.ops.values()
+    found = [port for port in ops if port.path == path]
     if not found:
-        raise UserError(f"family {model.family.card.id} has no site for PEFT's module {path!r}")
+        found = [port for port in ops if path.endswith(f".{port.path}") or port.path.endswith(f".{path}")]
+        # Of a model loaded in part: what its card names `decoder` is no module of the encoder, though their ends are alike.
+        named = sites_named(model.family.card, path)
+        found = [port for port in found if not named or port.site in named]
+    if not found:
+        raise UserError(f"family {model.family.card.id} has no site for PEFT's module {path!r} in this model")
+    modules = list(dict.fromkeys(port.path for port in found))
+    if len(modules) > 1:
+        raise UserError(f"PEFT's module {path!r} fits several modules: {', '.join(modules[:5])}; name it by its whole path in the model")
     return sorted(found, key=lambda port: port.rows or (0, 0))
+
+
+def sites_named(card: FamilyCard, path: str) -> set[str]:
+    """Sites that a family's card gives to a module of exactly this path, whether or not a loaded part of the family has it."""
+    found = set()
+    for template, op in card.sites.items():
+        for alternative in (op.path,) if isinstance(op.path, str) else op.path:
+            pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>\\d+)", re.escape(alternative))
+            if not op.each and (hit := re.fullmatch(pattern, path)):
+                found.add(template.format(**hit.groupdict()))
+    return found
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The checkpoint's settings, as far as they are read.
+
+    Raises:
+        UserError: another kind of adapter, or a setting that is missing or of another type.
+    """
+    path = folder / "adapter_config.json"
+    config = read_json(path, "PEFT checkpoint")
+    if not isinstance(config, dict):
+        raise UserError(f"{path} holds a {type(config).__name__}, expected an object of settings; copy the checkpoint again")
+    kind = config.get("peft_type")
+    if kind not in METHODS:
+        raise UserError(f"{folder}: PEFT type {kind!r}; {', '.join(METHODS)} can be read")
+    if kind == "LORA" and not _is_number(config.get("lora_alpha")):
+        raise UserError(f"{path}: lora_alpha is {config.get('lora_alpha')!r}, expected a number; copy the checkpoint again")
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict) or not all(_is_number(value) for value in patterns.values()):
+        raise UserError(f"{path}: alpha_pattern is {patterns!r}, expected numbers by module; copy the checkpoint again")
+    feedforward = config.get("feedforward_modules") or []
+    if not isinstance(feedforward, str) and not (isinstance(feedforward, list) and all(isinstance(name, str) for name in feedforward)):
+        raise UserError(f"{path}: feedforward_modules is {feedforward!r}, expected names or one pattern; copy the checkpoint again")
+    return config
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _by_module(tensors: Mapping[str, torch.Tensor], folder: Path) -> dict[str, dict[str, torch.Tensor]]:
@@ -94,6 +149,8 @@ def _by_module(tensors: Mapping[str, torch.Tensor], folder: Path) -> dict[str, d
 
 def _lora_edits(ports: list[OpPort], path: str, parts: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> list[Edit]:
     first = ports[0]
+    if first.kind == "embedding" and "lora_magnitude_vector" in parts:
+        raise UserError(f"PEFT's DoRA on the embedding {path!r} cannot be read: it scales columns of the table; LoRA on embeddings can")
     if "lora_embedding_A" in parts:
         a, b = parts["lora_embedding_A"].T, parts["lora_embedding_B"].T
     else:
@@ -117,14 +174,18 @@ def _lora_edits(ports: list[OpPort], path: str, parts: Mapping[str, torch.Tensor
     return edits
 
 
-def _ia3_edits(ports: list[OpPort], parts: Mapping[str, torch.Tensor]) -> list[Edit]:
-    vector = parts["ia3_l"]
-    if vector.shape[0] == 1:  # (1, in): a feed-forward module
-        if len(ports) > 1:
+def _ia3_edits(ports: list[OpPort], path: str, parts: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> list[Edit]:
+    flat = parts["ia3_l"].flatten().contiguous()
+    if _is_feedforward(config.get("feedforward_modules") or [], path):  # PEFT scales the input of these
+        if len(ports) > 1 or ports[0].rows is not None:
             raise UserError(f"the input of a fused projection ({ports[0].path}) has no site of its own")
-        return [Edit(ports[0].site, "scale", {"g": vector.flatten().contiguous()}, "input")]
-    flat = vector.flatten()
+        return [Edit(ports[0].site, "scale", {"g": flat}, "input")]
     return [Edit(port.site, "scale", {"g": flat[slice(*(port.rows or (0, port.out_features)))].contiguous()}) for port in ports]
+
+
+def _is_feedforward(modules: str | Iterable[str], path: str) -> bool:
+    """As PEFT decides it: a pattern fits the whole path, a name its end. Shapes do not tell: a convolution's vector is (1, n, 1, 1) either way."""
+    return bool(re.fullmatch(modules, path)) if isinstance(modules, str) else any(path.endswith(name) for name in modules)
 
 
 def _lora_checkpoint(artifact: Artifact, model: Model) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -177,23 +238,39 @@ def _lora_tensors(port: OpPort, path: str, a: torch.Tensor, b: torch.Tensor) -> 
 
 
 def _ia3_checkpoint(artifact: Artifact, model: Model) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    tensors: dict[str, torch.Tensor] = {}
-    targets, feedforward = set(), set()
+    scales: dict[str, tuple[str, OpPort, torch.Tensor]] = {}
     for edit in artifact.edits:
         port = model.ports.ops[edit.site]
-        targets.add(port.path)
-        if edit.variant == "input":
-            feedforward.add(port.path)
-            tensors[f"{PREFIX}{port.path}.ia3_l"] = edit.tensors["g"][None, :]
-            continue
-        name = f"{PREFIX}{port.path}.ia3_l"
-        rows = _rows(port)
-        vector = tensors.get(name, torch.ones(rows, 1))
-        start, stop = port.rows or (0, rows)
-        vector[start:stop, 0] = edit.tensors["g"]
-        tensors[name] = vector
-    turned = any(model.ports.ops[edit.site].transposed for edit in artifact.edits)
-    return tensors, {"peft_type": "IA3", "target_modules": sorted(targets), "feedforward_modules": sorted(feedforward), "fan_in_fan_out": turned}
+        size = port.in_channels if edit.variant == "input" else _rows(port)
+        variant, _, vector = scales.setdefault(port.path, (edit.variant, port, torch.ones(size)))
+        if variant != edit.variant:
+            raise UserError(f"PEFT's (IA)3 scales the input or the output of {port.path}, and this artifact scales both; leave one of them out")
+        vector[slice(*(port.rows or (0, size)))] = edit.tensors["g"]
+    tensors = {f"{PREFIX}{path}.ia3_l": _ia3_vector(port, variant, vector) for path, (variant, port, vector) in scales.items()}
+    return tensors, {
+        "peft_type": "IA3",
+        "target_modules": sorted(scales),
+        "feedforward_modules": _feedforward({path for path, (variant, _, _) in scales.items() if variant == "input"}, set(scales)),
+        "fan_in_fan_out": any(port.transposed for _, port, _ in scales.values()),
+    }
+
+
+def _feedforward(paths: set[str], all_paths: set[str]) -> list[str] | str:
+    """Names for PEFT, which compares ends; a pattern of whole paths where another module ends alike (`conv1` and `layer1.0.conv1`)."""
+    names = sorted(paths)
+    return "|".join(re.escape(name) for name in names) if any(_is_feedforward(names, other) for other in all_paths - paths) else names
+
+
+def _ia3_vector(port: OpPort, variant: str, vector: torch.Tensor) -> torch.Tensor:
+    """A scale in the shape that PEFT's layer of this class has."""
+    if port.kind == "conv":
+        module: Any = port.module
+        if len(module.kernel_size) == 1:
+            raise UserError(f"PEFT has no (IA)3 for the one-dimensional convolution {port.path}; leave it out")
+        return vector.reshape(1, -1, *[1] * len(module.kernel_size))  # (1, channels, 1…)
+    if port.kind != "linear":
+        raise UserError(f"PEFT has no (IA)3 for the {port.kind} op {port.path}; leave it out")
+    return vector[None, :] if variant == "input" else vector[:, None]  # (1, in) or (out, 1)
 
 
 def _grouped(edits: Iterable[Edit], model: Model) -> dict[str, list[tuple[OpPort, Edit]]]:

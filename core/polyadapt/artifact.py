@@ -17,6 +17,7 @@ import torch
 
 from polyadapt.edits import Edit, Lowered, attachments_of, edits_from_slots, slots_of
 from polyadapt.edits.attach import HOLDER, Attachments
+from polyadapt.edits.edit import refuse_repeated
 from polyadapt.edits.merge import merge
 from polyadapt.edits.patches import BaseParameters
 from polyadapt.errors import UserError
@@ -26,7 +27,12 @@ from polyadapt.sites import tensor_bytes
 from polyadapt.tensors import load_tensors, save_tensors
 
 FORMAT = 1
-ENVELOPE = ("method", "base_id", "family", "task", "options", "labels", "kind", "dtype", "slots", "sha256", "provenance")
+ENVELOPE: dict[str, type] = {
+    **dict.fromkeys(("method", "base_id", "family", "task", "kind", "dtype", "sha256"), str),
+    **dict.fromkeys(("labels", "slots"), list),
+    **dict.fromkeys(("options", "provenance"), dict),
+}
+IN_WORDS: dict[type, str] = {str: "text", list: "a list of texts", dict: "an object"}
 KINDS_OF_ARTIFACT = ("adapter", "classifier", "policy", "program")
 
 _log = logging.getLogger(__name__)
@@ -97,17 +103,12 @@ class Artifact:
         """Read a folder that `save` wrote.
 
         Raises:
-            UserError: not an artifact, another format, an incomplete envelope, or tensors that are truncated or altered.
+            UserError: not an artifact, another format, a broken or incomplete envelope, or tensors that are truncated or altered.
         """
         folder = Path(directory)
         if not (folder / "artifact.json").is_file():
             raise UserError(f"{folder} is not an artifact: it has no artifact.json; give the folder that `adapt` wrote")
-        head = read_json(folder / "artifact.json", "artifact")
-        if head.get("format") != FORMAT:
-            raise UserError(f"{folder}: artifact format {head.get('format')!r}, this version reads format {FORMAT}; update polyadapt")
-        lacking = [name for name in ENVELOPE if name not in head]
-        if lacking:
-            raise UserError(f"{folder / 'artifact.json'} lacks {', '.join(lacking)}; copy the artifact again")
+        head = _read_envelope(folder / "artifact.json")
         weights = folder / "artifact.safetensors"
         if not weights.is_file() or sha256_file(weights) != head["sha256"]:
             raise UserError(f"{weights} is missing, truncated or altered (its sha256 is not the recorded one); copy the artifact again")
@@ -176,8 +177,11 @@ class Artifact:
         self.check_base(model.base_id, model.reference)
         if hasattr(model.module, HOLDER):
             raise UserError(f"detach {', '.join(attachments_of(model.module).names)} before merging: what is attached and what is merged would mix")
+        refuse_repeated(self.edits)
+        patches = [edit for edit in self.edits if edit.kind == "patch"]
+        BaseParameters(model.backbone, model.ports).fitting(patches)  # before anything is folded
         merge(model.ports, [edit for edit in self.edits if edit.kind not in ("patch", "prototypes")], untie)
-        BaseParameters(model.backbone, model.ports).add([edit for edit in self.edits if edit.kind == "patch"], owner=self)
+        BaseParameters(model.backbone, model.ports).add(patches, owner=self)
         for edit in self.edits:
             if edit.kind == "prototypes" and model.module.head is not None:
                 model.module.head = Head(edit.tensors["weight"], edit.tensors["bias"], bool(edit.tensors["cosine"])).to(model.device).eval()
@@ -209,6 +213,28 @@ class Artifact:
             "sha256": digest,
             "provenance": dict(self.provenance),
         }
+
+
+def _read_envelope(path: Path) -> dict[str, Any]:
+    """What `artifact.json` says, each part of the type that it has to be.
+
+    Raises:
+        UserError: another format, or a part that is missing or of another type.
+    """
+    head = read_json(path, "artifact")
+    if not isinstance(head, dict):
+        raise UserError(f"{path} holds a {type(head).__name__}, expected an object; copy the artifact again")
+    if head.get("format") != FORMAT:
+        raise UserError(f"{path.parent}: artifact format {head.get('format')!r}, this version reads format {FORMAT}; update polyadapt")
+    lacking = [name for name in ENVELOPE if name not in head]
+    if lacking:
+        raise UserError(f"{path} lacks {', '.join(lacking)}; copy the artifact again")
+    for name, kind in ENVELOPE.items():
+        if not isinstance(head[name], kind) or (kind is list and not all(isinstance(part, str) for part in head[name])):
+            raise UserError(f"{path}: {name} is {head[name]!r:.60}, expected {IN_WORDS[kind]}; copy the artifact again")
+    if head["kind"] not in KINDS_OF_ARTIFACT:
+        raise UserError(f"{path}: {head['kind']!r} is no kind of artifact; there are {', '.join(KINDS_OF_ARTIFACT)}; update polyadapt or copy the artifact again")
+    return head
 
 
 def detach(model: Model, name: str | None = None) -> None:

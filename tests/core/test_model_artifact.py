@@ -159,6 +159,12 @@ DAMAGE = {
     "no envelope": (lambda folder: (folder / "artifact.json").unlink(), "is not an artifact: it has no artifact.json"),
     "another format": (lambda folder: edit_json(folder, format=99), "artifact format 99, this version reads format 1"),
     "half an envelope": (lambda folder: (folder / "artifact.json").write_text('{"format": 1,'), "artifact"),
+    "a list": (lambda folder: (folder / "artifact.json").write_text("[]"), "holds a list, expected an object; copy the artifact again"),
+    "a number of labels": (lambda folder: edit_json(folder, labels=5), "labels is 5, expected a list of texts"),
+    "slots without names": (lambda folder: edit_json(folder, slots=[None]), r"slots is \[None\], expected a list of texts"),
+    "options in a row": (lambda folder: edit_json(folder, options=["rank"]), r"options is \['rank'\], expected an object"),
+    "no base": (lambda folder: edit_json(folder, base_id=None), "base_id is None, expected text"),
+    "another kind": (lambda folder: edit_json(folder, kind="blend"), "'blend' is no kind of artifact; there are adapter, classifier, policy, program"),
 }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import torch
 from polyadapt.api.work import installed_host
 from polyadapt.artifact import Artifact
 from polyadapt.edits import Form, attachments_of
+from polyadapt.edits.attach import HOLDER, Attachments
 from polyadapt.errors import UserError
 from polyadapt.families.base import Family
 from polyadapt.families.card import FamilyCard
@@ -49,8 +51,9 @@ class Attached:
     options: Options
 
     def parameters(self) -> Iterable[nn.Parameter]:
-        """What an optimiser should train."""
-        return (parameter for parameter in self.form.parameters() if parameter.requires_grad)
+        """What an optimiser should train: the form's own parameters, and those of the base where the method moves them."""
+        own = (parameter for parameter in self.form.parameters() if parameter.requires_grad)
+        return iter([*own, *self.form.parameters_of_base()])
 
     def artifact(self, **provenance: Any) -> Artifact:
         """The present state as an artifact.
@@ -108,14 +111,17 @@ def attach(
     """
     used = host or installed_host()
     card = used.registry.methods.get(method).card
-    if not isinstance(model, Model) and options.get("sites") == "auto":
-        ports, options = found_ports(model, example), {**options, "sites": ("*",)}
-    chosen = read_options(card.options, options, f"method {method!r}")
-    wrapped = model if isinstance(model, Model) else as_model(model, ports=ports, host=used)
-    root = wrapped.module if isinstance(model, Model) else model
-    form = load_method(card).build(wrapped, chosen, torch.Generator().manual_seed(seed)).to(wrapped.device)
+    root = model.module if isinstance(model, Model) else model
+    with bare(root):
+        if not isinstance(model, Model) and options.get("sites") == "auto":
+            ports, options = found_ports(model, example), {**options, "sites": ("*",)}
+        chosen = read_options(card.options, options, f"method {method!r}")
+        wrapped = model if isinstance(model, Model) else as_model(model, ports=ports, host=used)
+        form = load_method(card).build(wrapped, chosen, torch.Generator().manual_seed(seed)).to(wrapped.device)
     attachments = attachments_of(root, wrapped.ports, wrapped.backbone)
     attachments.add(name, form)
+    if not isinstance(model, Model):
+        resting(root, attachments)
     if example is not None:
         try:
             attachments.check_seen(example)
@@ -123,6 +129,36 @@ def attach(
             attachments.remove(name)
             raise
     return Attached(wrapped, root, form, name, card, chosen)
+
+
+@contextlib.contextmanager
+def bare(module: nn.Module) -> Iterator[None]:
+    """Within the block a module is as it was before anything was attached to it: what is read of it then is the base's alone.
+
+    Its training modes are put back behind the block: the next attachment notes them, and detaching restores what it noted.
+    """
+    modes = {inner: inner.training for inner in module.modules()}
+    held = getattr(module, HOLDER, None)
+    held = held if isinstance(held, Attachments) else None
+    try:
+        with held.using() if held is not None else contextlib.nullcontext():
+            if held is not None:
+                delattr(module, HOLDER)
+            try:
+                yield
+            finally:
+                if held is not None:
+                    module.add_module(HOLDER, held)
+    finally:
+        for inner, was_training in modes.items():
+            inner.training = was_training
+
+
+def resting(root: nn.Module, attachments: Attachments) -> None:
+    """Put a library's module into evaluation mode, its adapters as they are: a frozen base rests until its user says otherwise."""
+    training = attachments.training
+    root.eval()
+    attachments.train(training)
 
 
 def found_ports(module: nn.Module, example: Any) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from polyadapt.edits.edit import Edit
+from polyadapt.edits.edit import Edit, refuse_repeated
 from polyadapt.edits.kinds import kind_of
 from polyadapt.errors import UserError
 
@@ -20,10 +20,14 @@ def added(left: Iterable[Edit], right: Iterable[Edit]) -> list[Edit]:
     """The sum of two sets of edits: concatenated ranks, multiplied scales, added shifts and patches.
 
     Raises:
-        UserError: a kind that cannot be summed, or `lowrank` beside `scale` at one site (DoRA): its effects do not add.
+        UserError: two edits of one key in one set, a kind that cannot be summed, or `scale` in one set and `lowrank` or `mask`
+            in the other at one site: the scale would multiply what the other adds.
     """
-    first, second = {edit.key: edit for edit in left}, {edit.key: edit for edit in right}
-    _refuse_products(first.values(), second.values())
+    one, other = list(left), list(right)
+    refuse_repeated(one)
+    refuse_repeated(other)
+    _refuse_products(one, other)
+    first, second = {edit.key: edit for edit in one}, {edit.key: edit for edit in other}
     result = []
     for key in dict.fromkeys([*first, *second]):
         if key in first and key in second:
@@ -68,12 +72,13 @@ def patch_overlap(left: Iterable[Edit], right: Iterable[Edit]) -> int:
     return count
 
 
-def _refuse_products(left: Iterable[Edit], right: Iterable[Edit]) -> None:
-    for edits, others in ((list(left), list(right)), (list(right), list(left))):
-        scales = {edit.site for edit in edits if edit.kind == "scale" and edit.variant == ""}
-        clash = scales & {edit.site for edit in others if edit.kind == "lowrank"} & {edit.site for edit in edits if edit.kind == "lowrank"}
+def _refuse_products(left: Sequence[Edit], right: Sequence[Edit]) -> None:
+    """A scale at an op multiplies all that comes before it there, also what the other set brings."""
+    for edits, others in ((left, right), (right, left)):
+        scales = {edit.site for edit in edits if edit.kind == "scale"}
+        clash = sorted(scales & {edit.site for edit in others if edit.kind in ("lowrank", "mask")})
         if clash:
-            raise UserError(f"cannot add edits that scale and shift weights at once (DoRA) at {sorted(clash)[0]}: their effects do not add; merge one of them first")
+            raise UserError(f"cannot add edits of which one scales an op and another changes its weights (DoRA) at {clash[0]}: their effects do not add; merge one of them first")
 
 
 def _with(edit: Edit, tensors: dict[str, torch.Tensor]) -> Edit:

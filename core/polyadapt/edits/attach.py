@@ -8,13 +8,13 @@ removes the hooks and leaves the root as it was, bit for bit.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from polyadapt.edits.edit import Edit
+from polyadapt.edits.edit import Edit, refuse_repeated
 from polyadapt.edits.form import Form
 from polyadapt.edits.frozen import Frozen
 from polyadapt.edits.hooks import Hooks
@@ -72,17 +72,21 @@ class Attachments(nn.Module):
         """Attach a form under a name.
 
         Raises:
-            UserError: the name is taken or not a legal module name, a port is missing, or shapes do not fit.
+            UserError: the name is taken or not a legal module name, or an edit does not fit; nothing was attached.
         """
         if name in self.forms or not name or "." in name or hasattr(nn.ModuleDict, name):
             raise UserError(f"adapter name {name!r} is {'taken' if name in self.forms else 'not usable'}; choose another (letters, digits, _ and -)")
-        for edit in form.edits():
-            check_edit(edit, self.ports)
+        check_edits(form.edits(), self.ports)
         if not self.forms:
             self._install()
         self.forms[name] = form
-        if activate:
+        if not activate:
+            return
+        try:
             self.activate(name)
+        except Exception:
+            self.remove(name)
+            raise
 
     def remove(self, name: str) -> Form:
         """Detach one form; with the last one the root is as it was before the first."""
@@ -99,14 +103,15 @@ class Attachments(nn.Module):
             self.remove(name)
 
     def activate(self, *names: str) -> None:
-        """Make exactly these forms apply; none for the bare base. Independent of how many tensors they hold."""
-        coming = [self._form(name) for name in names if name not in self._active]
-        for name in reversed(self._active):
-            if name not in names:
-                self._form(name).switch_off(self.base)
-        for form in coming:
-            form.switch_on(self.base)
-        self._active = names
+        """Make exactly these forms apply, each once; none for the bare base. Independent of how many tensors they hold.
+
+        Raises:
+            UserError: a name that is not attached, or patches that cannot be switched; what was active still is.
+        """
+        wanted = tuple(dict.fromkeys(names))
+        coming = [self._form(name) for name in wanted if name not in self._active]
+        switch(self.base, [self._form(name) for name in reversed(self._active) if name not in wanted], coming)
+        self._active = wanted
         self._table = None
 
     @contextlib.contextmanager
@@ -188,13 +193,7 @@ class Attachments(nn.Module):
         return form
 
     def _make_table(self) -> dict[tuple[str, str], list[Edit]]:
-        table: dict[tuple[str, str], list[Edit]] = {}
-        for name in self._active:
-            for edit in self._form(name).edits():
-                table.setdefault((kind_of(edit.kind).port, edit.site), []).append(edit)
-        for edits in table.values():
-            edits.sort(key=lambda edit: kind_of(edit.kind).order)
-        return table
+        return by_port(edit for name in self._active for edit in self._form(name).edits())
 
     def _install(self) -> None:
         root = self.root
@@ -242,6 +241,48 @@ def attachments_of(root: nn.Module, ports: Ports | None = None, backbone: nn.Mod
     if ports is None:
         raise UserError("nothing is attached to this module")
     return Attachments(root, ports, backbone)
+
+
+def switch(base: BaseParameters, going: Sequence[Form], coming: Sequence[Form]) -> None:
+    """Switch forms off and others on.
+
+    Raises:
+        UserError: patches do not fit the base, or come off in the wrong order. After any error what had been switched is
+            switched back.
+    """
+    undo: list[Callable[[BaseParameters], None]] = []
+    try:
+        for form in going:
+            form.switch_off(base)
+            undo.append(form.switch_on)
+        for form in coming:
+            form.switch_on(base)
+            undo.append(form.switch_off)
+    except Exception:
+        for step in reversed(undo):
+            step(base)
+        raise
+
+
+def by_port(edits: Iterable[Edit]) -> dict[tuple[str, str], list[Edit]]:
+    """Edits by sort of port and site, in the order of their kinds."""
+    table: dict[tuple[str, str], list[Edit]] = {}
+    for edit in edits:
+        table.setdefault((kind_of(edit.kind).port, edit.site), []).append(edit)
+    for row in table.values():
+        row.sort(key=lambda edit: kind_of(edit.kind).order)
+    return table
+
+
+def check_edits(edits: Sequence[Edit], ports: Ports) -> None:
+    """Refuse two edits of one key, and an edit that does not fit its port.
+
+    Raises:
+        UserError: with the key, and with expected and found shapes.
+    """
+    refuse_repeated(edits)
+    for edit in edits:
+        check_edit(edit, ports)
 
 
 def check_edit(edit: Edit, ports: Ports) -> None:

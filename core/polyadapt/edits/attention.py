@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from polyadapt.edits.edit import Edit
+from polyadapt.edits.edit import Edit, in_dtype_of
 from polyadapt.edits.kinds import AttentionCall
 from polyadapt.edits.kinds.cross import Cross
 from polyadapt.edits.kinds.keys import Keys
@@ -52,7 +52,7 @@ class AttentionInterception(TorchFunctionMode):
             if edit.kind == "cross":
                 if self._context is None:
                     raise UserError(f"the edit {edit.key} needs context tokens; pass them as `context`")
-                output = Cross().after(edit.tensors, call, output, self._context)
+                output = Cross().after(in_dtype_of(edit, call.query).tensors, call, output, self._context)
                 self._seen(edit)
         return output
 

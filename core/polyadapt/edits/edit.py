@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -67,14 +67,33 @@ def slots_of(edits: Iterable[Edit]) -> dict[str, torch.Tensor]:
     Raises:
         UserError: two edits claim one group of slots.
     """
-    slots: dict[str, torch.Tensor] = {}
+    chosen = list(edits)
+    refuse_repeated(chosen)
+    return {slot_name(edit.site, edit.kind, edit.variant, tensor): value for edit in chosen for tensor, value in edit.tensors.items()}
+
+
+def refuse_repeated(edits: Iterable[Edit]) -> None:
+    """Refuse two edits of one key: both would apply, and an artifact can hold but one of them.
+
+    Raises:
+        UserError: two edits claim one group of slots.
+    """
+    seen: set[str] = set()
     for edit in edits:
-        for tensor, value in edit.tensors.items():
-            name = slot_name(edit.site, edit.kind, edit.variant, tensor)
-            if name in slots:
-                raise UserError(f"two edits claim {edit.key}; combine them first")
-            slots[name] = value
-    return slots
+        if edit.key in seen:
+            raise UserError(f"two edits claim {edit.key}; combine them first")
+        seen.add(edit.key)
+
+
+def in_dtype_of(edit: Edit, h: torch.Tensor) -> Edit:
+    """An edit with its floating-point tensors in the dtype of an activation: adapters train in float32 beside a base in bfloat16.
+
+    Under autocast torch chooses the dtypes itself, and the edit stays as it is.
+    """
+    others = [name for name, value in edit.tensors.items() if value.is_floating_point() and value.dtype != h.dtype]
+    if not others or not h.is_floating_point() or torch.is_autocast_enabled(h.device.type):
+        return edit
+    return replace(edit, tensors={**edit.tensors, **{name: edit.tensors[name].to(h.dtype) for name in others}})
 
 
 def edits_from_slots(slots: Mapping[str, torch.Tensor]) -> list[Edit]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from polyadapt.edits.edit import Edit, slot_name
+from polyadapt.edits.edit import Edit, refuse_repeated, slot_name
 from polyadapt.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Form(nn.Module):
         raise TypeError(f"{type(self).__name__} must implement edits()")
 
     def switch_on(self, base: BaseParameters) -> None:
-        """Called when the form becomes active. Forms with patches change the base here."""
+        """Called when the form becomes active. Forms with patches change the base here, wholly or, when they raise, not at all."""
 
     def switch_off(self, base: BaseParameters) -> None:
         """Called when the form stops being active; undoes `switch_on` bit for bit."""
@@ -47,6 +47,10 @@ class Form(nn.Module):
     def base_values(self) -> int:
         """How many of the base's own values the form trains."""
         return 0
+
+    def parameters_of_base(self) -> list[nn.Parameter]:
+        """The base's own parameters that the form trains, each once."""
+        return []
 
     def lower(self) -> list[Edit]:
         """The trained edits as plain tensors."""
@@ -63,10 +67,16 @@ class Form(nn.Module):
 
 
 class Lowered(Form):
-    """Edits as they are: every tensor is a parameter of the form (trainable on request)."""
+    """Edits as they are: every tensor is a parameter of the form (trainable on request).
+
+    Raises:
+        UserError: two edits have one key.
+    """
 
     def __init__(self, edits: Iterable[Edit], trainable: bool = False) -> None:
         super().__init__()
+        edits = list(edits)
+        refuse_repeated(edits)
         self.slots = nn.ParameterDict()
         self.structures = nn.ModuleDict()
         self._keys = []
@@ -122,9 +132,19 @@ class Composite(Form):
     def base_values(self) -> int:
         return sum(part.base_values() for part in self._forms())
 
+    def parameters_of_base(self) -> list[nn.Parameter]:
+        return list({id(parameter): parameter for part in self._forms() for parameter in part.parameters_of_base()}.values())
+
     def switch_on(self, base: BaseParameters) -> None:
-        for part in self._forms():
-            part.switch_on(base)
+        done: list[Form] = []
+        try:
+            for part in self._forms():
+                part.switch_on(base)
+                done.append(part)
+        except Exception:
+            for part in reversed(done):
+                part.switch_off(base)
+            raise
 
     def switch_off(self, base: BaseParameters) -> None:
         for part in reversed(self._forms()):

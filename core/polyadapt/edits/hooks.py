@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from polyadapt.edits.attention import AttentionInterception
-from polyadapt.edits.edit import Edit
+from polyadapt.edits.edit import Edit, in_dtype_of
 from polyadapt.edits.kinds import kind_of
 from polyadapt.edits.kinds.place import SKIP, entered, is_before, placed
 from polyadapt.edits.source import EditSource
@@ -81,7 +81,7 @@ class Hooks:
             for port in sites:
                 for edit in attachments.edits_at("op", port.site):
                     if edit.variant == "input":
-                        changed = kind_of("scale").apply_input(edit, changed, port)  # type: ignore[attr-defined]
+                        changed = kind_of("scale").apply_input(in_dtype_of(edit, changed), changed, port)  # type: ignore[attr-defined]
                         attachments.saw(edit)
             return None if changed is x else (changed, *args[1:])
 
@@ -111,8 +111,9 @@ class Hooks:
             for index, edit in enumerate(edits):
                 kind = kind_of(edit.kind)
                 if is_before(kind.place(edit.variant)):
-                    entry.made[index] = kind.made(edit, dropped(self._attachments, edit, entry.changed))
-                    entry.changed = entered(entry.changed, entry.made[index], edit.tensors[SKIP])
+                    fitting = in_dtype_of(edit, entry.changed)
+                    entry.made[index] = kind.made(fitting, dropped(self._attachments, edit, entry.changed))
+                    entry.changed = entered(entry.changed, entry.made[index], fitting.tensors[SKIP])
         return entry.changed if entry.made else present
 
     def _leave(self, edits: list[Edit], entry: Entry, h: torch.Tensor, span: SpanPort) -> torch.Tensor:
@@ -194,9 +195,14 @@ def _apply_to_rows(attachments: EditSource, parts: dict[Any, tuple[OpPort, list[
 
 
 def apply_edits(attachments: EditSource, edits: list[Edit], x: torch.Tensor, h: torch.Tensor, port: Any) -> torch.Tensor:
-    """Apply edits of one port in order; x is dropped out for edits that ask for it while training."""
+    """Apply edits of one port in order; what they read is dropped out for edits that ask for it while training."""
     for edit in edits:
-        h = kind_of(edit.kind).apply(edit, dropped(attachments, edit, x), h, port)  # type: ignore[attr-defined]
+        kind: Any = kind_of(edit.kind)
+        fitting = in_dtype_of(edit, h)
+        if kind.port == "span":  # its place says what an adapter reads, and what stays whole beside it
+            h = kind.apply(fitting, x, h, port, dropout=edit.dropout if attachments.training else 0.0)
+        else:
+            h = kind.apply(fitting, dropped(attachments, edit, x), h, port)
         attachments.saw(edit)
     return h
 

@@ -40,6 +40,8 @@ def can_fold(edit: Edit, ports: Ports) -> str:
         return "its op has no place for a bias"
     if edit.kind == "scale" and port.kind == "norm" and edit.variant == "input":
         return "a norm undoes scales of its input"
+    if edit.kind == "scale" and edit.variant == "input" and port.rows is not None:
+        return "its fused projection takes one input for several sites"
     if edit.kind == "scale" and edit.variant == "input" and (port.kind == "embedding" or getattr(port.module, "groups", 1) != 1):
         return "its op does not see its input channels one by one"
     return ""

@@ -42,19 +42,35 @@ class BaseParameters:
         self._order: list[int] = []
 
     def add(self, edits: Iterable[Edit], owner: object) -> None:
-        """Add the differences of `patch` edits to the parameters; `restore` brings the old bits back."""
-        saved: dict[int, tuple[nn.Parameter, torch.Tensor]] = {}
-        for edit in edits:
-            for tensor, difference in edit.tensors.items():
-                part = self.slice(edit.site, tensor)
-                view = part.view()
-                if view.shape != difference.shape:
-                    raise UserError(f"{edit.key}.{tensor}: expected shape {tuple(view.shape)}, found {tuple(difference.shape)}")
-                saved.setdefault(id(part.parameter), (part.parameter, part.parameter.data.clone()))
-                view.add_(difference.to(view.device, view.dtype))
+        """Add the differences of `patch` edits to the parameters; `restore` brings the old bits back.
+
+        Raises:
+            UserError: an edit that does not fit; no parameter was changed.
+        """
+        changes = self.fitting(edits)
+        saved = {id(part.parameter): (part.parameter, part.parameter.data.clone()) for part, _ in changes}
+        for part, difference in changes:
+            view = part.view()
+            view.add_(difference.to(view.device, view.dtype))
         if saved:
             self._originals[id(owner)] = saved
             self._order.append(id(owner))
+
+    def fitting(self, edits: Iterable[Edit]) -> list[tuple[ParameterSlice, torch.Tensor]]:
+        """Every slice that `patch` edits change, with its difference.
+
+        Raises:
+            UserError: a parameter that does not exist, or a difference of another shape.
+        """
+        found = []
+        for edit in edits:
+            for tensor, difference in edit.tensors.items():
+                part = self.slice(edit.site, tensor)
+                shape = part.view().shape
+                if shape != difference.shape:
+                    raise UserError(f"{edit.key}.{tensor}: expected shape {tuple(shape)}, found {tuple(difference.shape)}")
+                found.append((part, difference))
+        return found
 
     def restore(self, owner: object) -> None:
         """Undo what `add` did for this owner.

@@ -3,7 +3,8 @@
 mode `blocks`: the prompt is inserted before block 0 and cut off behind the last block; masks that blocks
 receive are widened, so pooling, frame counts and labels outside see the old length.
 mode `embeds`: token embeddings are computed here, the prompt is put in front, the tower gets
-`inputs_embeds` and a widened mask, and the first P positions of its output are cut off.
+`inputs_embeds` and a widened mask, and the first P positions of its output are cut off. A library's cache that a prompt
+went into keeps it: later steps with that cache get no prompt again, but masks and positions that count it.
 
 Rows of a batch may have prompts of their own, padded to the longest. In mode `blocks` the padding is hidden at every
 attention call of the blocks; in mode `embeds` it stands in front, the mask hides it, and positions begin behind it.
@@ -23,7 +24,10 @@ from torch.nn import functional as F
 from polyadapt.edits.edit import Edit
 from polyadapt.edits.kinds.prepend import Prepend, padded_in_front, real
 from polyadapt.edits.source import EditSource
+from polyadapt.errors import UserError
 from polyadapt.sites import StreamPort
+
+PROMPT = "polyadapt_prompt"  # a mark on a library's cache, so that also a copy of the cache knows of the prompt in it
 
 
 class StreamHooks:
@@ -32,6 +36,7 @@ class StreamHooks:
     def __init__(self, attachments: EditSource) -> None:
         self._attachments = attachments
         self._prepend = Prepend()
+        self._inserted: dict[str, bool] = {}  # by site of an active prompt: whether the present call of its tower got it
 
     def install(self) -> list[Any]:
         handles = []
@@ -118,22 +123,15 @@ class StreamHooks:
             if hidden is None:
                 assert port.embed is not None
                 hidden = port.embed(ids)
-            before = hidden.shape[1]
+            new, kept = hidden.shape[1], cached_prompt(kwargs.get("past_key_values"), self.length(port))
             for edit in edits:
-                hidden = self._prepend.insert(padded_in_front(edit.tensors) if "length" in edit.tensors else edit.tensors, hidden, 0)
+                if kept is None:
+                    hidden = self._prepend.insert(padded_in_front(edit.tensors) if "length" in edit.tensors else edit.tensors, hidden, 0)
                 self._attachments.saw(edit)
-            own = Front.of(edits, hidden.shape[0], hidden.shape[1] - before, hidden.device)
-            if kwargs.get("attention_mask") is not None or own.differs:
-                mask = kwargs.get("attention_mask")
-                mask = hidden.new_ones(hidden.shape[0], before, dtype=torch.int64) if mask is None else mask
-                kwargs["attention_mask"] = torch.cat([own.shown.to(mask.dtype), mask], dim=1)
-            if kwargs.get("token_type_ids") is not None:
-                kwargs["token_type_ids"] = F.pad(kwargs["token_type_ids"], (own.shown.shape[1], 0))
-            places = kwargs.get("position_ids")
-            if places is None and own.differs and "position_ids" in inspect.signature(port.tower.forward).parameters:
-                places = torch.arange(before, device=hidden.device).expand(hidden.shape[0], -1)
-            if places is not None:
-                kwargs["position_ids"] = own.positions(places)
+            self._inserted[port.site] = kept is None
+            own = Front.of(edits, hidden.shape[0], hidden.shape[1] - new if kept is None else kept, hidden.device, kept is not None)
+            past = 0 if kept is None else kwargs["past_key_values"].get_seq_length() - kept  # of the caller's own tokens
+            kwargs.update(widened(port, own, kwargs, past, new))
             return args[1:], {**kwargs, "input_ids": None, "inputs_embeds": hidden}
 
         return hook
@@ -141,24 +139,33 @@ class StreamHooks:
     def _after_tower(self, port: StreamPort) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
             length = self.length(port)
-            return None if length is None else cut_front(output, length)
+            if not self._inserted.pop(port.site, False) or length is None:
+                return None
+            cache = getattr(output, "past_key_values", None)
+            if cache is not None:
+                setattr(cache, PROMPT, length)
+            return cut_front(output, length)
 
         return hook
 
 
 @dataclass(frozen=True)
 class Front:
-    """The prompts in front of a sequence: `shown` bool [batch, P] is False for padding, which comes first in its row."""
+    """The prompts in front of a sequence: `shown` bool [batch, P] is False for padding, which comes first in its row.
+
+    `is_cached` says that they stand in a cache already, so that only the mask and the count of positions know of them.
+    """
 
     shown: torch.Tensor
     differs: bool
+    is_cached: bool = False
 
     @classmethod
-    def of(cls, edits: Sequence[Edit], batch: int, length: int, device: torch.device) -> Front:
+    def of(cls, edits: Sequence[Edit], batch: int, length: int, device: torch.device, is_cached: bool = False) -> Front:
         """Of edits in the order in which they were put in."""
         if not any("length" in edit.tensors for edit in edits):
-            return cls(torch.ones(batch, length, dtype=torch.bool, device=device), differs=False)
-        return cls(torch.cat([real(edit.tensors).flip(1) for edit in reversed(edits)], dim=1), differs=True)
+            return cls(torch.ones(batch, length, dtype=torch.bool, device=device), False, is_cached)
+        return cls(torch.cat([real(edit.tensors).flip(1) for edit in reversed(edits)], dim=1), True, is_cached)
 
     def positions(self, places: torch.Tensor) -> torch.Tensor:
         """Positions of prompt and sequence, from those of the sequence alone [batch, T].
@@ -167,8 +174,45 @@ class Front:
         """
         length = self.shown.shape[1]
         count: Any = self.shown.sum(1, keepdim=True) if self.differs else length
+        behind: torch.Tensor = places + count  # (batch, T)
+        if self.is_cached:
+            return behind
         front = torch.arange(length, device=places.device).expand(places.shape[0], -1) - (length - count)
-        return torch.cat([front.clamp_min(0), places + count], dim=1)  # (batch, P + T)
+        return torch.cat([front.clamp_min(0), behind], dim=1)  # (batch, P + T)
+
+
+def cached_prompt(cache: Any, length: int | None) -> int | None:
+    """How many tokens of a prompt a library's cache holds; None where none went into it (or the cache is a graph's input, whose caller counts).
+
+    Raises:
+        UserError: the prompt in the cache is not of the length of the active one, or the cache is of a fixed size, which leaves
+            no room for a prompt.
+    """
+    if getattr(cache, "is_compileable", False):
+        raise UserError(f"a {type(cache).__name__} of fixed size has no room for a prompt; generate with a cache that grows (no cache_implementation), or use_cache=False")
+    kept = getattr(cache, PROMPT, None)
+    if kept is None or not cache.get_seq_length():
+        return None
+    if kept != length:
+        raise UserError(f"the cache holds a prompt of {kept} tokens, and the active one has {length}; begin with an empty cache after switching adapters")
+    return int(kept)
+
+
+def widened(port: StreamPort, own: Front, kwargs: dict[str, Any], past: int, new: int) -> dict[str, Any]:
+    """Masks, types and positions of a tower's call that count the prompt, for `new` tokens behind `past` of the caller's own in a cache."""
+    made: dict[str, Any] = {}
+    mask, batch, device = kwargs.get("attention_mask"), own.shown.shape[0], own.shown.device
+    if mask is not None or own.differs:
+        mask = torch.ones(batch, past + new, dtype=torch.int64, device=device) if mask is None else mask
+        made["attention_mask"] = torch.cat([own.shown.to(mask.dtype), mask], dim=1)
+    if kwargs.get("token_type_ids") is not None and not own.is_cached:
+        made["token_type_ids"] = F.pad(kwargs["token_type_ids"], (own.shown.shape[1], 0))
+    places = kwargs.get("position_ids")
+    if places is None and own.differs and "position_ids" in inspect.signature(port.tower.forward).parameters:
+        places = torch.arange(past, past + new, device=device).expand(batch, -1)
+    if places is not None:
+        made["position_ids"] = own.positions(places)
+    return made
 
 
 def widen_square_mask(value: Any, length: int, offset: int) -> Any:

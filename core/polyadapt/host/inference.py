@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 
 from polyadapt.options import Options, read_options
+from polyadapt.training.texts import vocabulary_of
 from polyadapt_runtime.postprocess import interpret
 from polyadapt_runtime.sampling import Rules, Sampling
 
@@ -51,9 +52,9 @@ def adapted(model: Model, artifact: Artifact | None) -> Iterator[Model]:
         before = getattr(model.module, "polyadapt", None)
         active = before.active if before is not None else ()
         attachments = artifact.attach(model, NAME, activate=False)
-        attachments.activate(NAME)
-        attachments.eval()
         try:
+            attachments.activate(NAME)
+            attachments.eval()
             yield model.with_labels(artifact.labels) if artifact.labels else model
         finally:
             attachments.remove(NAME)
@@ -101,8 +102,8 @@ def _read(model: Model, row: Mapping[str, np.ndarray], options: InferOptions) ->
         return {"label": best.label, "score": best.score, "top": [list(pair) for pair in best.top]}
     if kind == "ctc":
         details: Mapping[str, Any] = model.task.details
-        spec = {"kind": "ctc", "blank_id": details.get("blank_id", 0), "separator": details.get("separator", "|")}
-        return {"text": interpret(row, spec, model.task.labels or tuple(details.get("vocabulary", ())), options.top, options.beams)}
+        spec = {"kind": "ctc", "blank_id": details.get("blank_id", 0), "separator": model.task.separator}
+        return {"text": interpret(row, spec, vocabulary_of(model), options.top, options.beams)}
     return dict(row)
 
 

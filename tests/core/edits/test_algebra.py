@@ -120,12 +120,29 @@ def test_svd_is_the_best_approximation() -> None:
     assert truncated(edit, 5) is edit and truncated(shift(1), 1).kind == "shift"
 
 
+def test_a_scale_and_what_it_would_multiply_are_refused() -> None:
+    """(W x + x a b) g is not the sum of what g and what a b do; neither where g scales the input."""
+    for variant in ("", "input"):
+        factor = scale(3, variant)
+        both = effect([lowrank(9), factor])
+        assert float((both - effect([lowrank(9)]) - effect([factor])).abs().max()) > 0.1
+        for left, right in (([factor], [lowrank(9)]), ([lowrank(9)], [factor]), ([lowrank(9), shift(1)], [factor])):
+            with pytest.raises(UserError, match=r"one scales an op and another changes its weights \(DoRA\) at op: their effects do not add"):
+                added(left, right)
+        added([factor], [shift(2), Edit("other", "lowrank", lowrank(5).tensors)])
+
+
+def test_two_edits_of_one_key_in_one_set_are_refused() -> None:
+    for left, right in (([shift(1), shift(2)], []), ([], [shift(1), shift(2)])):
+        with pytest.raises(UserError, match="two edits claim op:shift; combine them first"):
+            added(left, right)
+
+
 def test_sums_with_dora_are_refused() -> None:
     dora = [lowrank(1), scale(3)]
     for left, right in ((dora, [lowrank(9)]), ([lowrank(9)], dora), (dora, dora)):
         with pytest.raises(UserError, match=r"\(DoRA\) at op: their effects do not add"):
             added(left, right)
-    added([scale(3)], [lowrank(9)])  # (IA)3 beside LoRA is two methods, each applied in order
 
 
 @pytest.mark.parametrize(

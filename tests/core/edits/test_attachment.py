@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import polyadapt as pa
-from polyadapt.artifact import detach
+from polyadapt.artifact import Artifact, detach
 from polyadapt.edits import Edit, Form, Lowered, attachments_of, kind_of
 from polyadapt.errors import UserError
 from polyadapt.families.bert.card import CARD as BERT
@@ -97,6 +97,43 @@ def test_names_are_checked() -> None:
         attachments.activate("bird")
 
 
+def test_a_name_given_twice_applies_once() -> None:
+    """Also a patch, which is added to the weights."""
+    model = tiny_model(VIT, "features")
+    attachments = attachments_of(model.module, model.ports, model.backbone)
+    attachments.add("shift", Lowered([Edit("block.0.attn.v", "shift", {"b": torch.ones(32)})]))
+    once = outputs(model)
+    attachments.activate("shift", "shift")
+    assert torch.equal(outputs(model), once) and attachments.active == ("shift",)
+    before = state_of(model)["backbone.cls_token"]
+    attachments.add("patch", Lowered([Edit("other.cls_token", "patch", {"weight": torch.ones(1, 1, 32)})]), activate=False)
+    attachments.activate("patch", "patch")
+    assert torch.equal(model.backbone.cls_token, before + 1)
+    attachments.remove_all()
+
+
+def test_two_edits_of_one_key_are_refused_wherever_they_come_in() -> None:
+    """A file could not hold both, and both would apply."""
+    model = tiny_model(VIT, "features")
+    shift = Edit("block.0.attn.v", "shift", {"b": torch.ones(32)})
+    words = r"two edits claim block\.0\.attn\.v:shift; combine them first"
+
+    class Twice(Form):
+        def edits(self) -> list[Edit]:
+            return [shift, shift]
+
+    artifact = Artifact("bitfit", model.base_id, "vit", "features", (shift, shift))
+    for attempt in (
+        lambda: Lowered([shift, shift]),
+        lambda: attachments_of(model.module, model.ports, model.backbone).add("a", Twice()),
+        lambda: artifact.attach(model),
+        lambda: artifact.merge(model),
+    ):
+        with pytest.raises(UserError, match=words):
+            attempt()
+        assert not hasattr(model.module, "polyadapt")
+
+
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
@@ -105,9 +142,10 @@ def test_names_are_checked() -> None:
         (Edit("block.0.attn.q", "lowrank", {"a": torch.zeros(32, 2), "b": torch.zeros(3, 32)}), r"lowrank.b: expected shape \(r, 32\), found \(3, 32\)"),
         (Edit("block.0.attn.q", "lowrank", {"a": torch.zeros(32, 2)}), r"expected tensors \['a', 'b'\], found \['a'\]"),
         (Edit("block.0.ffn", "bottleneck", {}, "beside-relu"), "has no variant 'beside-relu'"),
+        (Edit("block.0.attn.q", "scale", {"g": torch.ones(32)}, "input"), r"cannot scale the input of block\.0\.attn\.q alone: its fused projection serves other sites too"),
         (Edit("block.0.ffn", "blend", {}), "unknown kind of edit 'blend'"),
     ],
-    ids=["site", "rows", "rank", "tensors", "variant", "kind"],
+    ids=["site", "rows", "rank", "tensors", "variant", "fused", "kind"],
 )
 def test_an_edit_that_does_not_fit_is_refused(edit: Edit, words: str) -> None:
     model = tiny_model(VIT, "features")

@@ -8,6 +8,8 @@ from torch import nn
 
 from polyadapt.edits import Edit, Lowered, attachments_of
 from polyadapt.edits.form import Form
+from polyadapt.edits.merge import merge
+from polyadapt.errors import UserError
 from polyadapt.sites import Ports, op_port
 
 WIDTH, INPUTS = 4, 6
@@ -129,3 +131,13 @@ def test_dropout_is_drawn_for_every_site() -> None:
         moved = root(x) - base
     assert (moved[:, :WIDTH] - moved[:, 2 * WIDTH :]).abs().max() > 0.1
     assert torch.equal(moved[:, WIDTH : 2 * WIDTH], torch.zeros_like(moved[:, :WIDTH]))
+
+
+def test_an_input_scale_of_one_site_is_refused() -> None:
+    """All sites of a fused projection read one input: scaled for q it would be scaled for k and v."""
+    root, ports = fused()
+    edit = Edit("q", "scale", {"g": torch.full((INPUTS,), 2.0)}, "input")
+    with pytest.raises(UserError, match="cannot scale the input of q alone: its fused projection serves other sites too; scale their outputs"):
+        attachments_of(root, ports).add("edits", Lowered([edit]))
+    with pytest.raises(UserError, match="cannot merge q:scale~input: its fused projection takes one input for several sites"):
+        merge(ports, [edit])

@@ -94,7 +94,9 @@ def model_of(family: str) -> Model:
 
 
 def identity_edits(model: Model, kind: str, variant: str) -> list[Edit]:
-    return [Edit(site, kind, kind_of(kind).identity(port, variant), variant) for site, port in model.ports.of(kind_of(kind).port).items()]
+    ports = model.ports.of(kind_of(kind).port)
+    # The input of a fused projection is that of several sites at once, so none of them can scale it.
+    return [Edit(site, kind, kind_of(kind).identity(port, variant), variant) for site, port in ports.items() if variant != "input" or getattr(port, "rows", None) is None]
 
 
 def does_not_take(port: OpPort, kind: str, variant: str) -> bool:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from polyadapt.artifact import Artifact
 from polyadapt.edits import Edit, Lowered, attachments_of
+from polyadapt.edits.form import Composite
 from polyadapt.edits.patches import BaseParameters, parameter_slices
 from polyadapt.errors import UserError
 from polyadapt.host import Host
+from polyadapt.host.inference import adapted
 from polyadapt.testing.conformance import example_of, state_of, tasks_of, tiny_model
 
 CARDS = {claim.card.id: claim.card for claim in Host().registry.families.claims()}
@@ -83,3 +86,36 @@ def test_a_patch_that_does_not_fit_is_refused(site: str, tensor: str, shape: tup
     model = tiny_model(CARDS["mlp-policy"])
     with pytest.raises(UserError, match=words):
         BaseParameters(model.backbone, model.ports).add([Edit(site, "patch", {tensor: torch.zeros(shape)})], owner="x")
+
+
+GOOD = Edit("embed", "patch", {"bias": torch.ones(32)})
+BAD = Edit("embde", "patch", {"bias": torch.ones(32)})
+
+
+def test_patches_that_do_not_all_fit_change_nothing_and_leave_no_name() -> None:
+    model = tiny_model(CARDS["mlp-policy"])
+    before = state_of(model)
+    artifact = Artifact("full", model.base_id, "mlp-policy", model.task.kind, (GOOD, BAD))
+    for attempt in (lambda: artifact.attach(model), lambda: artifact.merge(model), lambda: adapted(model, artifact).__enter__()):
+        with pytest.raises(UserError, match="no parameter 'bias' at site 'embde'"):
+            attempt()
+        after = state_of(model)
+        assert set(after) == set(before) and all(torch.equal(after[name], value) for name, value in before.items())
+        assert not hasattr(model.module, "polyadapt")
+
+
+def test_what_was_active_stays_so_when_the_next_does_not_fit() -> None:
+    model = tiny_model(CARDS["mlp-policy"])
+    bias = model.backbone.embed.bias
+    base = bias.detach().clone()
+    attachments = attachments_of(model.module, model.ports, model.backbone)
+    attachments.add("good", Lowered([GOOD]))
+    attachments.add("bad", Composite([Lowered([GOOD]), Lowered([BAD])]), activate=False)
+    with pytest.raises(UserError, match="no parameter 'bias' at site 'embde'"):
+        attachments.activate("bad")
+    assert attachments.active == ("good",) and torch.equal(bias, base + 1)
+    with pytest.raises(UserError, match="embde"), adapted(model, Artifact("full", model.base_id, "mlp-policy", model.task.kind, (BAD,))):
+        pass
+    assert attachments.names == ("good", "bad") and attachments.active == ("good",) and torch.equal(bias, base + 1)
+    attachments.remove_all()
+    assert torch.equal(bias, base)

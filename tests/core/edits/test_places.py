@@ -17,8 +17,9 @@ import pytest
 import torch
 
 from polyadapt.artifact import Artifact
-from polyadapt.edits import KINDS, Edit, Lowered, attachments_of
-from polyadapt.edits.kinds.place import PLACES
+from polyadapt.edits import KINDS, Edit, Form, Lowered, attachments_of
+from polyadapt.edits.kinds.module import module_variant
+from polyadapt.edits.kinds.place import PLACES, has_skip
 from polyadapt.families.ast.card import CARD as AST
 from polyadapt.families.llama.card import CARD as LLAMA
 from polyadapt.families.vit.card import CARD as VIT
@@ -26,6 +27,7 @@ from polyadapt.families.whisper.card import CARD as WHISPER
 from polyadapt.methods.base import load_method
 from polyadapt.methods.bottleneck.card import CARD, BottleneckOptions
 from polyadapt.model import Model
+from polyadapt.sites import Ports, SpanPort, op_port
 from polyadapt.testing.conformance import check_method, example_of, tiny_model
 
 Adapter = Callable[[torch.Tensor], torch.Tensor]
@@ -248,3 +250,34 @@ def test_other_places_conform(options: dict[str, Any], tmp_path: Path) -> None:
 
     card = replace(CARD, options=Placed, identity_at_start="stated by the plan")
     check_method(load_method(card), tiny_model(AST), tmp_path)
+
+
+WHOLE = {"parallel": (1.0, 21.0), "sequential": (1.0, 21.0), "before+carry": (1.25, 41.25)}  # of dropped and of doubled values; elsewhere the skip adds a quarter
+
+
+@pytest.mark.parametrize("kind", ["bottleneck", "module"])
+@pytest.mark.parametrize("place", PLACES)
+def test_dropout_is_of_what_the_adapter_reads_and_of_nothing_else(place: str, kind: str) -> None:
+    """f(b) = b = 1, A(u) = 10 u, s = 1/4, half of u dropped and the other half doubled: f, b and s b stay whole."""
+    root = torch.nn.Sequential(torch.nn.Linear(64, 64, bias=False))
+    root[0].weight = torch.nn.Parameter(torch.eye(64))
+    port = op_port("op", "0", root[0], None)
+    assert port is not None
+    skip = {"skip": torch.tensor([0.25])} if has_skip(place) else {}
+    if kind == "bottleneck":
+        tensors = {"down": torch.eye(64), "down_bias": torch.zeros(64), "up": 10 * torch.eye(64), "up_bias": torch.zeros(64), **skip}
+        edit = Edit("span", kind, tensors, f"{place}-none", dropout=0.5)
+    else:
+        inner = torch.nn.Linear(64, 64, bias=False)
+        edit = Edit("span", kind, {"weight": 10 * torch.eye(64), **skip}, module_variant("test", place), dropout=0.5, structure=inner)
+
+    class Fixed(Form):
+        def edits(self) -> list[Edit]:
+            return [edit]
+
+    attachments_of(root, Ports("toy", ops={"op": port}, spans={"span": SpanPort("span", port, port)})).add("a", Fixed())
+    low, high = WHOLE.get(place, (1.25, 21.25))
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        assert root.train()(torch.ones(8, 64)).unique().tolist() == [low, high]
+        assert root.eval()(torch.ones(8, 64)).unique().tolist() == [(low + high) / 2]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from polyadapt.edits import Edit, Lowered, attachments_of
+from polyadapt.errors import UserError
 from polyadapt.families.ast.card import CARD as AST
 from polyadapt.families.bert.card import CARD as BERT
 from polyadapt.families.clip.card import CARD as CLIP
@@ -209,3 +212,58 @@ def test_several_prompts_stand_one_behind_the_other() -> None:
     attachments.activate("both")
     assert torch.equal(found, run(model, **inputs)["features"])
     attachments.remove_all()
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize(
+    ("card", "task", "sites"),
+    [
+        (GPT2, "causal-lm", ("tokens",)),
+        (LLAMA, "causal-lm", ("tokens",)),
+        (T5, "seq2seq-lm", ("encoder.tokens", "decoder.tokens")),
+        (WHISPER, "transcription", ("decoder.tokens",)),
+    ],
+    ids=lambda value: getattr(value, "id", None),
+)
+def test_a_cache_keeps_the_prompt_that_went_into_it(card: object, task: str, sites: tuple[str, ...], beams: int) -> None:
+    """transformers' own generation: with a cache every step gets one token, without it the whole text; both say the same."""
+    model = tiny_model(card, task)  # type: ignore[arg-type]
+    from transformers import GenerationMixin
+
+    prompted(model, *sites)
+    if task == "transcription":
+        config = model.backbone.config
+        inputs = {"input_features": torch.randn(2, config.num_mel_bins, 2 * config.max_source_positions, generator=torch.Generator().manual_seed(3))}
+    else:
+        inputs = {"input_ids": TEXTS[:2], "attention_mask": (torch.arange(8) >= torch.tensor([[0], [2]])).to(torch.int64)}  # padded on the left
+    settings = {"max_new_tokens": 6, "do_sample": False, "num_beams": beams, "output_scores": True, "return_dict_in_generate": True, "eos_token_id": None, "pad_token_id": 0}
+    with torch.no_grad():
+        whole, cached = (GenerationMixin.generate(model.backbone, **inputs, **settings, use_cache=use_cache) for use_cache in (False, True))
+    assert torch.equal(cached.sequences, whole.sequences)
+    for found, expected in zip(cached.scores, whole.scores, strict=True):
+        assert float((found - expected).abs().max()) < 1e-5 * float(expected.abs().max())
+
+
+def test_a_copy_of_a_cache_goes_on_and_another_prompt_is_refused() -> None:
+    model = tiny_model(LLAMA, "causal-lm")
+    ids = TEXTS[:, :6]
+    prompted(model, "tokens")
+    with torch.no_grad():
+        expected = model.backbone(input_ids=ids).logits[:, 4:]
+        cache = model.backbone(input_ids=ids[:, :4], use_cache=True).past_key_values
+        found = model.backbone(input_ids=ids[:, 4:], past_key_values=copy.deepcopy(cache)).logits
+        again = model.backbone(input_ids=ids[:, 4:], past_key_values=copy.deepcopy(cache), attention_mask=torch.ones_like(ids)).logits
+    assert cache.get_seq_length() == 4 + LENGTH
+    for value in (found, again):
+        assert float((value - expected).abs().max()) < 3e-6 * float(expected.abs().max())
+    attachments_of(model.module).remove_all()
+    prompted(model, "tokens", length=LENGTH + 2)
+    with pytest.raises(UserError, match="the cache holds a prompt of 3 tokens, and the active one has 5; begin with an empty cache"):
+        model.backbone(input_ids=ids[:, 4:], past_key_values=cache)
+
+
+def test_a_cache_of_fixed_size_has_no_room_for_a_prompt() -> None:
+    model = tiny_model(LLAMA, "causal-lm")
+    prompted(model, "tokens")
+    with pytest.raises(UserError, match="a StaticCache of fixed size has no room for a prompt; generate with a cache that grows"), torch.no_grad():
+        model.backbone.generate(input_ids=TEXTS[:2], max_new_tokens=3, do_sample=False, cache_implementation="static")

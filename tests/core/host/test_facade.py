@@ -150,3 +150,71 @@ def test_decoders_are_scored_on_the_tokens_that_training_learns() -> None:
         decoder = torch.cat([start, ids[:, :-1]], dim=1)
         logits = model.module(input_ids=source, attention_mask=torch.ones_like(source), decoder_input_ids=decoder)["logits"]
     assert nll[0] == pytest.approx(float(torch.nn.functional.cross_entropy(logits[0].double(), ids[0], reduction="sum")), rel=1e-5)
+
+
+def test_a_second_method_on_a_module_sees_the_bare_base() -> None:
+    """The first one's tensors, and weights that it moved, are no part of the base that the second's artifact names."""
+    plain = pa.load(MODEL)
+    module = pa.load(MODEL).backbone
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    first = pa.attach(module, "full")
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.add_(0.1)
+    second = pa.attach(module, "lora", sites=SITES, name="second")
+    third = pa.attach(module, "full", name="third")
+    assert first.model.base_id == second.model.base_id == third.model.base_id == plain.base_id
+    assert module.polyadapt.names == ("adapter", "second", "third") and next(iter(module.polyadapt.parameters())) is next(iter(second.form.parameters()))
+    with torch.no_grad():
+        for parameter in second.form.parameters():
+            parameter.add_(0.1)
+    for attached in (first, second):
+        artifact = attached.artifact()
+        module.polyadapt.activate(attached.name)
+        with torch.no_grad():
+            expected = module(torch.ones(2, 39))
+        with adapted(plain, artifact) as active, torch.no_grad():
+            torch.testing.assert_close(active.module(observation=torch.ones(2, 39))["action"], expected, rtol=0, atol=1e-6)
+    for attached in (first, second, third):
+        attached.detach()
+    after = module.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_detaching_puts_training_modes_back() -> None:
+    """A base that was in training mode rests while something is attached, and is in training mode again afterwards."""
+    for was_training in (True, False):
+        module = pa.load(MODEL).backbone.train(was_training)
+        next(iter(module.children())).train(not was_training)
+        modes = {name: inner.training for name, inner in module.named_modules()}
+        attached = pa.attach(module, "lora", sites=SITES)
+        assert not any(inner.training for name, inner in module.named_modules() if not name.startswith("polyadapt")) and module.polyadapt.training
+        attached.detach()
+        assert {name: inner.training for name, inner in module.named_modules()} == modes
+    with pytest.raises(UserError, match="no site matches"):
+        pa.attach(module.train(), "lora", sites=["nowhere"])
+    assert module.training and not hasattr(module, "polyadapt")
+
+
+def test_full_fine_tuning_in_a_loop_of_one_s_own(rows: Dataset) -> None:
+    """Its parameters are the base's; what they became is in the artifact, also after detaching."""
+    module = pa.load(MODEL).backbone
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    x = torch.from_numpy(np.stack([row.raw for row in rows]))
+    y = torch.from_numpy(np.stack([row.target for row in rows]))
+    attached = pa.attach(module, "full")
+    assert {id(value) for value in attached.parameters()} == {id(value) for value in module.parameters()}
+    optimiser = torch.optim.Adam(attached.parameters(), lr=0.01)
+    for _ in range(3):
+        optimiser.zero_grad()
+        (module(x) - y).pow(2).mean().backward()
+        optimiser.step()
+    trained = {name: value.clone() for name, value in module.state_dict().items()}
+    attached.detach()
+    assert all(torch.equal(module.state_dict()[name], value) for name, value in before.items())
+    artifact = attached.artifact()
+    assert all(bool(value.any()) for edit in artifact.edits for value in edit.tensors.values())
+    artifact.attach(attached.model)
+    for name, value in module.state_dict().items():
+        torch.testing.assert_close(value, trained[name], rtol=0, atol=1e-7)
+    assert any(not torch.equal(value, before[name]) for name, value in trained.items())

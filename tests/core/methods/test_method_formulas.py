@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from polyadapt.edits.form import Composite
 from polyadapt.edits.merge import folded
 from polyadapt.errors import UserError
 from polyadapt.families.bert.card import CARD as BERT
+from polyadapt.families.efficientnet.card import CARD as EFFICIENTNET
 from polyadapt.families.gpt2.card import CARD as GPT2
 from polyadapt.families.mlp_policy.card import CARD as POLICY
 from polyadapt.families.resnet.card import CARD as RESNET
@@ -24,6 +26,7 @@ from polyadapt.host import Host
 from polyadapt.methods.base import load_method
 from polyadapt.methods.head import TEMPERATURE, HeadForm
 from polyadapt.model import Model
+from polyadapt.options import read_options
 from polyadapt.testing.conformance import example_of, non_degenerate, state_of, tiny_model
 
 METHODS = {claim.card.id: claim.card for claim in Host().registry.methods.claims()}
@@ -78,6 +81,33 @@ def test_lora(stabilised: bool) -> None:
         assert a.shape[1] == rank
         x = seeded(5, model.ports.ops[site].in_features)
         assert error(model.ports.ops[site].module(x), plain + alpha / (math.sqrt(rank) if stabilised else rank) * (x @ a) @ b) < BOUND
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "words"),
+    [
+        ("lora", {"rank_pattern": {"block.0.*": 0}}, "option 'rank_pattern.block.0.*': Input should be greater than or equal to 1, got 0"),
+        ("dora", {"alpha_pattern": {"block.0.*": -1.0}}, "option 'alpha_pattern.block.0.*': Input should be greater than 0, got -1.0"),
+        ("lora", {"rank_pattern": {"block.7.*": 2}}, "rank_pattern 'block.7.*' matches no adapted site; sites: ffn.down, ffn.up"),
+        ("dora", {"sites": ("ffn.up",), "alpha_pattern": {"ffn.down": 2.0}}, "alpha_pattern 'ffn.down' matches no adapted site; sites: ffn.up"),
+        ("hydra", {"parallel_rank": 0, "sequential_rank": 0}, "option 'sequential_rank': Value error, parallel_rank is 0 too, which leaves nothing to train"),
+    ],
+)
+def test_options_that_cannot_be_met_are_refused(method: str, options: dict[str, Any], words: str) -> None:
+    card = METHODS[method]
+    with pytest.raises(UserError, match=re.escape(words)):
+        load_method(card).build(tiny_model(POLICY), read_options(card.options, options, f"method {method!r}"), torch.Generator())
+
+
+def test_hydra_leaves_out_no_site_that_was_asked_for() -> None:
+    """A grouped convolution cannot hold its sequential branch; where the family's own sites hold some, the others are adapted."""
+    model = tiny_model(EFFICIENTNET)
+    grouped = [site for site, port in model.ports.ops.items() if getattr(port.module, "groups", 1) > 1]
+    chosen = {edit.site for edit in form_of(model, "hydra").lower() if edit.kind == "lowrank"}
+    assert grouped and chosen and not chosen & set(grouped)
+    for sites in (grouped[:1], [grouped[0], sorted(chosen)[0]]):
+        with pytest.raises(UserError, match=rf"hydra takes no grouped convolutions, and {re.escape(grouped[0])} is grouped; choose other sites"):
+            form_of(model, "hydra", sites=sites)
 
 
 def test_lora_starts_as_torch_starts_a_linear() -> None:
@@ -330,8 +360,9 @@ def test_full_fine_tuning_of_chosen_sites_moves_no_other() -> None:
     form = form_of(model, "full", moved=False, sites=("block.1.norm?",))
     assert form.base_values() == 2 * 2 * 32
     assert sorted(edit.site for edit in form.lower()) == ["block.1.norm1", "block.1.norm2"]
-    with pytest.raises(UserError, match=r"no parameter matches nothing\.here"):
-        form_of(model, "full", moved=False, sites=("nothing.here",))
+    for sites in (("nothing.here",), ("block.1.norm?", "nothing.here")):  # one that matches does not excuse the other
+        with pytest.raises(UserError, match=r"no parameter matches 'nothing\.here' in family vit"):
+            form_of(model, "full", moved=False, sites=sites)
 
 
 def test_mam_is_a_prefix_and_a_scaled_parallel_adapter() -> None:

@@ -61,12 +61,12 @@ class Bottleneck(Kind):
         inner = ACTIVATIONS[activation](product(u, edit.tensors["down"]) + along(edit.tensors["down_bias"], u, -1))  # (…, r)
         return product(inner, edit.tensors["up"]) + along(edit.tensors["up_bias"], u, -1)  # (…, out)
 
-    def apply(self, edit: Edit, x: torch.Tensor, h: torch.Tensor, port: Any) -> torch.Tensor:
+    def apply(self, edit: Edit, x: torch.Tensor, h: torch.Tensor, port: Any, dropout: float = 0.0) -> torch.Tensor:
         place = self.place(edit.variant)
         if port.channel_dim == 1:
             x, h = x.movedim(1, -1), h.movedim(1, -1)  # (batch, …, features)
         u = h if reads_output(place) else x  # (…, d)
-        result = placed(place, u, self.made(edit, u), h, edit.tensors.get(SKIP))
+        result = placed(place, u, self.made(edit, F.dropout(u, dropout)), h, edit.tensors.get(SKIP))
         return result.movedim(-1, 1) if port.channel_dim == 1 else result
 
     def scaled(self, tensors: Tensors, variant: str, weight: float) -> dict[str, torch.Tensor]:

@@ -36,7 +36,7 @@ class Cross(Kind):
     def after(self, tensors: Tensors, call: AttentionCall, output: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """The attention's output [batch, heads, queries, size] with the second attention added."""
         batch, heads, _, size = call.query.shape
-        k, v = ((context @ tensors[name]).reshape(batch, -1, heads, size).transpose(1, 2) for name in ("k", "v"))  # (batch, heads, n, size)
+        k, v = ((context.to(tensors[name].dtype) @ tensors[name]).reshape(batch, -1, heads, size).transpose(1, 2) for name in ("k", "v"))  # (batch, heads, n, size)
         return output + tensors["scale"] * F.scaled_dot_product_attention(call.query, k, v, scale=call.scale)
 
     def scaled(self, tensors: Tensors, variant: str, weight: float) -> dict[str, torch.Tensor]:

@@ -94,7 +94,7 @@ class Kind:
         raise self.no("stand at a span")
 
     def made(self, edit: Edit, u: torch.Tensor) -> torch.Tensor:
-        """For kinds at spans: what the adapter makes of what it reads."""
+        """For kinds at spans: what the adapter makes of what it reads (dropped out already where the edit asks for it)."""
         raise self.no("stand at a span")
 
     def scaled(self, tensors: Tensors, variant: str, weight: float) -> dict[str, torch.Tensor]:

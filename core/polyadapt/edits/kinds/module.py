@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from polyadapt.edits.kinds.kind import Kind, Tensors, normal
 from polyadapt.edits.kinds.place import PARALLEL, PLACES, SKIP, has_skip, placed, reads_output
@@ -40,10 +41,10 @@ class Module(Kind):
         result: torch.Tensor = torch.func.functional_call(structure, state, (u,))
         return result
 
-    def apply(self, edit: Edit, x: torch.Tensor, h: torch.Tensor, port: Any) -> torch.Tensor:
+    def apply(self, edit: Edit, x: torch.Tensor, h: torch.Tensor, port: Any, dropout: float = 0.0) -> torch.Tensor:
         place = place_of_module(edit.variant)
         u = h if reads_output(place) else x
-        return placed(place, u, self.made(edit, u), h, edit.tensors.get(SKIP))
+        return placed(place, u, self.made(edit, F.dropout(u, dropout)), h, edit.tensors.get(SKIP))
 
 
 def module_variant(method: str, place: str) -> str:

@@ -1,4 +1,4 @@
-"""`scale`: h * g with g [out]; variant `input` multiplies the op's input channels instead, g [in]."""
+"""`scale`: h * g with g [out]; variant `input` multiplies the op's input channels instead, g [in], where the op is one site's alone."""
 
 from __future__ import annotations
 
@@ -56,4 +56,6 @@ class Scale(Kind):
         return weight * g.reshape(-1, *([1] * (weight.dim() - 1))), bias * g
 
     def _size(self, port: Any, variant: str) -> int:
+        if variant == "input" and getattr(port, "rows", None) is not None:
+            raise self.no(f"scale the input of {port.site} alone: its fused projection serves other sites too; scale their outputs")
         return int(port.in_channels if variant == "input" else port.out_features)

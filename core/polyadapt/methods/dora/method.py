@@ -32,6 +32,7 @@ class DoraForm(Form):
         result = []
         for port, low in zip(self._ports, self.lora.edits(), strict=True):
             weight, bias = weight_rows(port)
+            weight = weight.to(low.tensors["a"].dtype)  # the norm of a base in bfloat16 is taken in the factors' float32, as at the start
             gain = self.magnitude[module_name(port.site)] / self._norm(weight, low.tensors["a"], low.tensors["b"])  # (out,)
             result += [low, Edit(port.site, "scale", {"g": gain})]
             if bias is not None:

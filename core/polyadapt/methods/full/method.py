@@ -12,7 +12,7 @@ import torch
 
 from polyadapt.edits import Edit, Form
 from polyadapt.edits.patches import BaseParameters, ParameterSlice, parameter_slices
-from polyadapt.errors import UserError
+from polyadapt.errors import UserError, nearest
 from polyadapt.methods.base import Method
 from polyadapt.methods.full.card import FullOptions
 from polyadapt.model import Model
@@ -28,6 +28,7 @@ class FullForm(Form):
         self._slices = slices
         self._original = {id(part.parameter): part.parameter.detach().clone() for part in slices}
         self._moved: dict[int, torch.Tensor] = {}
+        self._is_on = False  # the parameters' flags do not tell: whoever detaches puts those of the bare base back
 
     def base_values(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters_of_base())
@@ -36,6 +37,7 @@ class FullForm(Form):
         return []
 
     def switch_on(self, base: BaseParameters) -> None:
+        self._is_on = True
         for parameter in self.parameters_of_base():
             parameter.requires_grad_(True)
             if id(parameter) in self._moved:
@@ -47,6 +49,7 @@ class FullForm(Form):
             parameter.requires_grad_(False)
             parameter.grad = None
             parameter.data.copy_(self._original[id(parameter)])
+        self._is_on = False
 
     def lower(self) -> list[Edit]:
         edits: dict[str, dict[str, torch.Tensor]] = {}
@@ -58,17 +61,19 @@ class FullForm(Form):
         return [Edit(site, "patch", tensors) for site, tensors in edits.items()]
 
     def trained(self) -> dict[str, torch.Tensor]:
-        return {f"{index}": parameter.detach() for index, parameter in enumerate(self.parameters_of_base())}
+        return {f"{index}": self._now(parameter) for index, parameter in enumerate(self.parameters_of_base())}
 
     def load_trained(self, tensors: Mapping[str, torch.Tensor]) -> None:
         for index, parameter in enumerate(self.parameters_of_base()):
-            parameter.data.copy_(tensors[f"{index}"])
+            if self._is_on:
+                parameter.data.copy_(tensors[f"{index}"])
+            else:
+                self._moved[id(parameter)] = tensors[f"{index}"].to(parameter.device, parameter.dtype, copy=True)
 
     def _now(self, parameter: torch.nn.Parameter) -> torch.Tensor:
-        return parameter.detach() if parameter.requires_grad else self._moved.get(id(parameter), self._original[id(parameter)])
+        return parameter.detach() if self._is_on else self._moved.get(id(parameter), self._original[id(parameter)])
 
     def parameters_of_base(self) -> list[torch.nn.Parameter]:
-        """Parameters of the base that train, each once."""
         return list({id(part.parameter): part.parameter for part in self._slices}.values())
 
 
@@ -78,7 +83,11 @@ class Full(Method):
     def form(self, model: Model, options: FullOptions, generator: torch.Generator) -> Form:
         excluded = set(model.family.head_parameters(model.backbone))
         heads = {id(parameter) for name, parameter in model.backbone.named_parameters() if name in excluded}
-        slices = [part for part in parameter_slices(model.backbone, model.ports) if id(part.parameter) not in heads and any(fnmatchcase(part.site, glob) for glob in options.sites)]
+        offered = [part for part in parameter_slices(model.backbone, model.ports) if id(part.parameter) not in heads]
+        for glob in options.sites:
+            if not any(fnmatchcase(part.site, glob) for part in offered):
+                raise UserError(f"no parameter matches {glob!r} in family {model.family.card.id}{nearest(glob, {part.site for part in offered})}")
+        slices = [part for part in offered if any(fnmatchcase(part.site, glob) for glob in options.sites)]
         if not slices:
-            raise UserError(f"no parameter matches {', '.join(options.sites)} in family {model.family.card.id}")
+            raise UserError("no sites are given; leave sites out to train every weight")
         return FullForm(slices)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from polyadapt.methods.base_options import AdapterOptions
 from polyadapt.methods.card import MethodCard, Paper
@@ -22,6 +22,13 @@ class HydraOptions(AdapterOptions):
     scale: float = Field(1.0, gt=0, description="s (1.0 on ELEVATER)")
     biases: bool = Field(True, description="biases in both branches, as in the vision code; the language code has none")
     init: Literal["xavier", "kaiming"] = Field("xavier", description="start of the down factors: Xavier (vision), Kaiming (language)")
+
+    @field_validator("sequential_rank")
+    @classmethod
+    def _one_branch_at_least(cls, rank: int, info: ValidationInfo) -> int:
+        if not rank and not info.data.get("parallel_rank", 1):
+            raise ValueError("parallel_rank is 0 too, which leaves nothing to train; give one of them a rank")
+        return rank
 
 
 CARD = MethodCard(

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from polyadapt.edits import Edit, Form
+from polyadapt.errors import UserError
 from polyadapt.methods.base import Method, select_ops, usual_sites, weight_rows
 from polyadapt.methods.hydra.card import HydraOptions
 from polyadapt.methods.lora.method import ungrouped
@@ -70,11 +71,11 @@ class HydraForm(Form):
         if name in self.sequential:
             branch = self.sequential[name]
             assert isinstance(branch, Branch)
-            downs.append(weight.T @ branch.down)  # (in, r)
+            downs.append(weight.T.to(branch.down.dtype) @ branch.down)  # (in, r)
             ups.append(branch.up)
             shift = shift + branch.constant()
             if bias is not None:
-                shift = shift + bias @ branch.down @ branch.up  # (out,)
+                shift = shift + bias.to(branch.down.dtype) @ branch.down @ branch.up  # (out,)
         edits = [Edit(port.site, "lowrank", {"a": torch.cat(downs, dim=1), "b": scale * torch.cat(ups, dim=0)})]
         if isinstance(shift, torch.Tensor):
             edits.append(Edit(port.site, "shift", {"b": scale * shift}))
@@ -87,4 +88,8 @@ class Hydra(Method):
     def form(self, model: Model, options: HydraOptions, generator: torch.Generator) -> Form:
         ports = select_ops(model, usual_sites(model, options.sites, "lowrank", USUAL_SITES))
         # The sequential branch mixes all channels, which the kernel of a grouped convolution cannot hold.
-        return HydraForm(ungrouped(ports), options, generator)
+        fitting = ungrouped(ports)
+        if not fitting or (options.sites and len(fitting) < len(ports)):
+            grouped = [port.site for port in ports if port not in fitting]
+            raise UserError(f"hydra takes no grouped convolutions, and {', '.join(grouped[:5])} {'are' if len(grouped) > 1 else 'is'} grouped; choose other sites")
+        return HydraForm(fitting, options, generator)

@@ -5,6 +5,8 @@ Paper: LoRA: Low-Rank Adaptation of Large Language Models, Hu et al. 2021, arXiv
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from polyadapt.methods.base_options import AdapterOptions
@@ -21,8 +23,8 @@ class LoraOptions(AdapterOptions):
     alpha: float = Field(16.0, gt=0, description="the update is scaled by alpha / rank (by alpha / sqrt(rank) with rank_stabilised)")
     dropout: float = Field(0.0, ge=0, lt=1, description="on the input of the update, while training")
     rank_stabilised: bool = Field(False, description="scale by alpha / sqrt(rank) (arXiv 2312.03732)")
-    rank_pattern: dict[str, int] = Field({}, description="rank of single sites by glob; the first that matches holds")
-    alpha_pattern: dict[str, float] = Field({}, description="alpha of single sites by glob; the first that matches holds")
+    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = Field({}, description="rank of single sites by glob; the first that matches holds")
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field({}, description="alpha of single sites by glob; the first that matches holds")
 
 
 CARD = MethodCard(

@@ -14,19 +14,28 @@ import torch
 from torch import nn
 
 from polyadapt.edits import Edit, Form
+from polyadapt.errors import UserError
 from polyadapt.methods.base import Method, select_ops, usual_sites
 from polyadapt.methods.lora.card import USUAL_SITES, LoraOptions
 from polyadapt.model import Model
-from polyadapt.sites import OpPort, matches, module_name
+from polyadapt.sites import OpPort, matches, module_name, short_names
 
 Value = TypeVar("Value", int, float)
 
 
 class LoraForm(Form):
-    """Factors A and B per site; the scale enters B when they become edits."""
+    """Factors A and B per site; the scale enters B when they become edits.
+
+    Raises:
+        UserError: a pattern of the options matches none of the sites.
+    """
 
     def __init__(self, ports: list[OpPort], options: LoraOptions, generator: torch.Generator) -> None:
         super().__init__()
+        for name, patterns in (("rank_pattern", options.rank_pattern), ("alpha_pattern", options.alpha_pattern)):
+            for pattern in patterns:
+                if not any(matches(port.site, pattern) for port in ports):
+                    raise UserError(f"{name} {pattern!r} matches no adapted site; sites: {', '.join(short_names(port.site for port in ports))}")
         self.a, self.b = nn.ParameterDict(), nn.ParameterDict()
         self._sites = [port.site for port in ports]
         self._dropout = options.dropout

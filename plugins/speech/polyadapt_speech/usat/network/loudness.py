@@ -28,7 +28,9 @@ def levelled(samples: torch.Tensor, lengths: torch.Tensor, frame: int) -> torch.
     """
     heard = samples * (torch.arange(samples.shape[1], device=samples.device) < lengths[:, None])
     power = F.avg_pool1d(heard.square()[:, None], frame, frame)  # (B, 1, frames)
-    loud = (power > PAUSE * power.amax(2, keepdim=True)).to(power.dtype)
+    # A frame that reaches behind the end would make a recording softer beside longer ones than alone.
+    whole = torch.arange(power.shape[2], device=samples.device) < torch.div(lengths, frame, rounding_mode="floor")[:, None, None]
+    loud = ((power > PAUSE * power.amax(2, keepdim=True)) & whole).to(power.dtype)
     loudness = ((power * loud).sum((1, 2)) / loud.sum((1, 2)).clamp_min(1.0)).sqrt().clamp_min(_SILENCE)  # (B,)
     peak = heard.abs().amax(1).clamp_min(_SILENCE)  # (B,)
     return heard * torch.minimum(LOUDNESS / loudness, PEAK / peak)[:, None]

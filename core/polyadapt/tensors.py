@@ -30,7 +30,7 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapp
     ready = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
     with replacing_file(Path(path)) as staging:
         try:
-            save_file(ready, str(staging), metadata=dict(metadata or {}))
+            save_file(ready, str(staging), metadata=dict(metadata) if metadata else None)  # an empty table beside no tensors makes a header that nothing reads
         except SafetensorError as error:
             raise _os_error(error) from error
 

@@ -113,7 +113,8 @@ async function showCases() {
     row($("cases"), [name, artifact ?? "", output, error.toExponential(2), tolerance.toExponential(0), mark(ok, "agrees", "differs")]);
   }
   const failed = rows.filter(({ ok }) => !ok).length;
-  $("verdict").replaceChildren(mark(failed === 0, `All ${rows.length} recorded outputs agree with torch.`, `${failed} of ${rows.length} recorded outputs differ from torch.`));
+  const differ = rows.length ? `${failed} of ${rows.length} recorded outputs differ from torch.` : "Not proved: this bundle holds no recorded case.";
+  $("verdict").replaceChildren(mark(rows.length > 0 && failed === 0, `All ${rows.length} recorded outputs agree with torch.`, differ));
 }
 
 async function feeds() {

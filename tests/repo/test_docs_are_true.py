@@ -97,6 +97,14 @@ def test_references_in_pages_exist(host: Host) -> None:
     assert [(page, reference) for page, reference in said if reference not in known] == []
 
 
+def test_data_sets_in_pages_exist(host: Host) -> None:
+    """A set of its own is named whole: `data:sonic-pi:` would be refused."""
+    said = spoken(r"(?<![\w/])(data:[a-z0-9][a-z0-9-]*:?)")
+    assert said
+    known = set(host.registry.readers.ids())
+    assert [(page, uri) for page, uri in said if uri not in known] == []
+
+
 def test_links_lead_somewhere() -> None:
     dead = []
     for path in PAGES:

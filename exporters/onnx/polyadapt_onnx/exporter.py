@@ -22,6 +22,7 @@ from polyadapt.families.card import ExportRecipe
 from polyadapt.files import replacing_directory
 from polyadapt.model import Model
 from polyadapt.options import read_options
+from polyadapt_onnx.checks import check_artifacts
 from polyadapt_onnx.forms import FORMS, Job
 from polyadapt_onnx.manifest import write_bundle_files
 from polyadapt_onnx.metrics import measure
@@ -65,7 +66,7 @@ def export(model: Model, artifacts: Mapping[str, Artifact], directory: Path | st
         options: see `ExportOptions`. With layout `triton` the directory becomes a model repository, made from a bundle that passed its gate.
 
     Raises:
-        UserError: an artifact does not fit, or the form does not suit it.
+        UserError: an artifact does not fit, cannot be called so or holds nothing that can be used, or the form does not suit it or an option.
         ExportError: the gate failed; nothing was written.
     """
     chosen = read_options(ExportOptions, dict(options or {}), "the onnx exporter")
@@ -73,6 +74,9 @@ def export(model: Model, artifacts: Mapping[str, Artifact], directory: Path | st
         raise UserError(f"unknown form {form!r}; bundles come as {' or '.join(FORMS)}")
     for artifact in artifacts.values():
         artifact.check_base(model.base_id, model.reference)
+    check_artifacts(model, artifacts, form)
+    if chosen.adapters and form != "slots":
+        raise UserError(f"adapters=true writes the tensors that are fed to slots, and a bundle of form {form!r} takes none; leave it out, or use form 'slots'")
     check_names(chosen.variants)
     recipe = recipe_of(model)
     if chosen.layout == "triton":

@@ -23,6 +23,7 @@ from polyadapt.model import Model
 from polyadapt.options import Options, read_options
 from polyadapt.signing import SIGNATURE
 from polyadapt_onnx.adapters import write_adapter_file
+from polyadapt_onnx.checks import check_artifacts
 from polyadapt_onnx.exporter import Bundle, recipe_of
 from polyadapt_onnx.forms.job import Job, Made, cases_of
 from polyadapt_onnx.gate import Case, GateReport, Graph, check_artifact_effect, check_parity, check_swap
@@ -51,10 +52,11 @@ def add_artifacts(model: Model, artifacts: Mapping[str, Artifact], directory: Pa
         options: see `IntoOptions`.
 
     Raises:
-        UserError: no whole bundle of form `slots`, another base, slots that it lacks (listed), or a name that is taken.
+        UserError: no whole bundle of form `slots`, another base, slots that it lacks (listed), a name that is taken or none, or an artifact that holds nothing that can be used.
         ExportError: the gate failed; the bundle is as it was.
     """
     chosen, directory = read_options(IntoOptions, dict(options or {}), "adding to a bundle"), Path(directory)
+    check_artifacts(model, artifacts)
     manifest = _checked(model, artifacts, directory)
     views = views_of(model, recipe_of(model))
     if absent := [view.file for view in views if view.file not in manifest["files"]]:
@@ -71,7 +73,7 @@ def add_artifacts(model: Model, artifacts: Mapping[str, Artifact], directory: Pa
         has_adapters = any("onnx_adapter" in entry for entry in manifest["artifacts"].values())
         for name, artifact in artifacts.items():
             entry = write_artifact(staging, name, artifact, "slots")
-            manifest["artifacts"][name] = {**entry, "onnx_adapter": write_adapter_file(staging, name, artifact)} if has_adapters else entry
+            manifest["artifacts"][name] = {**entry, "onnx_adapter": write_adapter_file(staging, name, artifact)} if has_adapters and entry["slots"] else entry
         manifest["parity"] = {**manifest["parity"], **report.summary()}
         seal(staging, manifest)
         size = sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
@@ -122,10 +124,22 @@ def _prove_variants(job: Job, cases: Sequence[Case], manifest: Mapping[str, Any]
             graph = Graph(job.staging / entry["graphs"][view.name]["file"])
             check_variant(VARIANTS[name], view, Graph(job.path(view)), graph, Made([], cases, report.rows), no_effect, report)
         report.require()
-        found = report.to_dict()
-        entry["parity"] = {**old, "error": max(old["error"], found["error"]), "effect_correlations": {**old["effect_correlations"], **report.correlations}}
+        new = {case.name for case in cases if case.artifact is not None}
+        counts = [report.answers[case] for case in new if case in report.answers]
+        answers = {"compared": sum(compared for compared, _ in counts), "other": sum(other for _, other in counts)}
+        entry["parity"] = {
+            **old,
+            "error": max(old["error"], report.rows.max_error),
+            "effect_correlations": {**old["effect_correlations"], **report.correlations},
+            "answers": {key: old.get("answers", {}).get(key, 0) + count for key, count in answers.items()},
+        }
+        # Base and random adapters were looked at before, and stand there. What is pooled over all cases is new with every artifact.
+        added = {
+            "cases": [row for row in report.rows.cases if row["name"] in new or row["name"] == "all"],
+            "effects": [row for row in report.rows.effects if row.get("artifact") is not None or row.get("case") in new],
+        }
         told = whole["variants"][name]
-        told |= entry["parity"] | {part: [*told[part], *found[part]] for part in ("cases", "effects")}
+        told |= entry["parity"] | {part: [*told[part], *rows] for part, rows in added.items()}
 
 
 def _recorded(staging: Path) -> list[Case]:

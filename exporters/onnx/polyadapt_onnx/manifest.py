@@ -13,7 +13,6 @@ import torch
 
 from polyadapt.artifact import Artifact
 from polyadapt.edits.edit import slots_of
-from polyadapt.errors import UserError
 from polyadapt.files import replacing_file, sha256_file, write_json
 from polyadapt.model import Model
 from polyadapt.tensors import save_tensors
@@ -39,7 +38,7 @@ def write_bundle_files(job: Job, made: Made, form: str, name: str, variants: Seq
     write_parity(staging, made.cases, {**report.to_dict(), "variants": {row.variant.name: row.report.to_dict() for row in variants}})
     described = {title: write_artifact(staging, title, artifact, form, number) for number, (title, artifact) in enumerate(artifacts.items(), 1)}
     if job.options.adapters:
-        for title in described:
+        for title in (title for title, entry in described.items() if entry["slots"]):
             described[title]["onnx_adapter"] = write_adapter_file(staging, title, artifacts[title])
     assets = write_assets(staging, model)
     spec = described_spec(model.processor.spec) if model.processor is not None else None
@@ -48,7 +47,7 @@ def write_bundle_files(job: Job, made: Made, form: str, name: str, variants: Seq
         "name": name,
         "base_id": model.base_id,
         "family": model.family.card.id,
-        "reference": model.reference if not model.reference.startswith(("/", "hf:/", "timm:/")) else model.reference.rsplit("/", 1)[-1],
+        "reference": shown_reference(model.reference),
         "form": form,
         "task": {"kind": model.task.kind, "labels": list(_labels(model, artifacts, form)), "metric": model.task.metric, "details": dict(model.task.details)},
         "graphs": {**{view.name: describe_graph(job.path(view), view) for view in made.views or job.views}, **describe_picture_graph(staging, spec)},
@@ -67,10 +66,19 @@ def write_bundle_files(job: Job, made: Made, form: str, name: str, variants: Seq
         manifest["generation"] = dict(model.generation)
     if writes(model):
         layers, heads, size = model.family.cache_shape(model.backbone)
-        manifest["generation"] = {**model.generation, "past": {"layers": layers, "heads": heads, "head_size": size}}
+        positions = getattr(getattr(model.backbone, "config", None), "max_target_positions", None)  # transformers' name; absent where positions are relative
+        held = {"maximum_tokens": positions} if positions else {}
+        manifest["generation"] = {**model.generation, **held, "past": {"layers": layers, "heads": heads, "head_size": size}}
     if variants:
         manifest["variants"] = {row.variant.name: row.describe(staging) for row in variants}
     seal(staging, manifest)
+
+
+def shown_reference(reference: str) -> str:
+    """A model's reference without the folders of whoever exported it: of a path on his machine its last name alone."""
+    place = re.sub(r"^([\w.+-]{2,}:)+", "", reference)  # schemes; one letter is a drive
+    is_local = re.match(r"[/\\~]|[A-Za-z]:[/\\]", place)
+    return re.split(r"[/\\]", place.rstrip("/\\"))[-1] if is_local else reference
 
 
 def seal(staging: Path, manifest: dict[str, Any]) -> None:
@@ -87,6 +95,8 @@ def postprocess(model: Model) -> dict[str, Any]:
     """How the runtime turns outputs into an answer."""
     details = model.task.details
     spec: dict[str, Any] = {"kind": model.task.kind, **{name: details[name] for name in ("blank_id", "separator", "vocabulary") if name in details}}
+    if model.task.kind == "ctc":
+        spec["separator"] = model.task.separator
     if model.task.kind == "synthesis" and (rate_hz := model.family.config(model.backbone).get("sample_rate_hz")):
         spec["sample_rate_hz"] = int(rate_hz)
     return spec
@@ -124,13 +134,11 @@ def write_artifact(staging: Path, name: str, artifact: Artifact, form: str, numb
         return entry
     if form == "bank":
         return {**entry, "artifact_id": number}
-    if not re.fullmatch(r"\w[\w.+-]*", name):
-        raise UserError(f"{name!r} cannot name an artifact in a bundle; use letters, digits and . + - _, beginning with a letter or digit")
-    slots = slots_of(artifact.edits)
     folder = staging / "artifacts" / name
-    save_tensors(folder / "slots.safetensors", slots)
-    entry["slots"] = list(slots)
-    entry["file"] = f"artifacts/{name}/slots.safetensors"
+    if slots := slots_of(artifact.edits):  # an artifact may bring an input alone, such as the vector of a speaker
+        save_tensors(folder / "slots.safetensors", slots)
+        entry["slots"] = list(slots)
+        entry["file"] = f"artifacts/{name}/slots.safetensors"
     write_json(folder / "slots.json", {"name": name, **{key: value for key, value in entry.items() if key != "file"}})
     return entry
 

@@ -37,14 +37,14 @@ def measure(bundle: Path, variants: Sequence[str], evaluate: Evaluate) -> None:
 
 
 def require_metric(variant: str, artifact: str, plain: Mapping[str, Any], row: Mapping[str, Any]) -> None:
-    """Refuse a loss of more than one point.
+    """Refuse a loss of more than one point, and a value that is no number.
 
     Raises:
         VariantError: with both values.
     """
     kind = metric(plain["metric"])
     loss = (plain["value"] - row["value"]) * (1 if kind.is_better_higher else -1)
-    if loss > (POINT if kind.is_share else POINT * abs(plain["value"])) + 1e-12:
+    if not loss <= (POINT if kind.is_share else POINT * abs(plain["value"])) + 1e-12:
         raise VariantError(
             f"variant {variant} loses more than a point with artifact {artifact}: {kind.title} {row['value']:.4g}, float32 has {plain['value']:.4g}"
             f" on {plain['n']} examples; nothing was written, export without this variant"

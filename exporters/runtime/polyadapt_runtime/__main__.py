@@ -7,12 +7,19 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from polyadapt_runtime.bundle import Bundle
-from polyadapt_runtime.errors import BundleError
+from polyadapt_runtime.errors import BundleError, InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """Wrong arguments are wrong input like any other."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; --help lists the arguments")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 done, 1 wrong input or a self-test that does not pass.
     """
-    parser = argparse.ArgumentParser(prog="polyadapt_runtime", description="Run an exported bundle; without inputs, show what it is.")
+    parser = Parser(prog="polyadapt_runtime", description="Run an exported bundle; without inputs, show what it is.")
     parser.add_argument("bundle", help="the bundle's folder")
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="a file, or text for models that read text")
     parser.add_argument("--artifact", help="name of an artifact in the bundle, or the folder of one")
@@ -32,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, help="threads of one call")
     parser.add_argument("--selftest", action="store_true", help="run the recorded parity cases again")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of lines")
-    options = parser.parse_args(arguments)
     try:
+        options = parser.parse_args(arguments)
         answer, good = _answer(options)
     except BundleError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -58,7 +65,7 @@ def _answer(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
 def _plain(answer: Any) -> Any:
     if is_dataclass(answer) and not isinstance(answer, type):
         return asdict(answer)
-    if isinstance(answer, np.ndarray):
+    if isinstance(answer, np.ndarray | np.generic):
         return answer.tolist()
     return {key: _plain(value) for key, value in answer.items()} if isinstance(answer, dict) else answer
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from polyadapt_runtime.errors import ArtifactError, InputError, ManifestError, nearest
+from polyadapt_runtime.manifest import NUMBERS as INPUT
 from polyadapt_runtime.manifest import Manifest, need
+from polyadapt_runtime.runner import as_array
 from polyadapt_runtime.session import Session
 from polyadapt_runtime.slots import Choice
-
-INPUT = "artifact_id"
 
 
 class Bank:
@@ -43,7 +43,7 @@ class Bank:
         for name in names:
             if isinstance(name, Mapping):
                 raise ArtifactError("a bank holds no mixes; mix the artifacts before the export, or use form='slots'")
-            if name not in self._numbers:
+            if not isinstance(name, str | None) or name not in self._numbers:
                 raise ArtifactError(f"no artifact {name!r} in this bank{nearest(str(name), (known for known in self._numbers if known is not None))}")
         return np.array([self._numbers[name] for name in names], np.int64)
 
@@ -68,6 +68,7 @@ class Bank:
         if INPUT in feeds:
             if artifact is not None:
                 raise ArtifactError(f"the feeds hold {INPUT!r} and the call names artifacts; give one of both")
+            refuse_negative(feeds[INPUT])
             return dict(feeds)
         inputs = self._inputs.get(graph or next(iter(self._inputs)), {})  # an unknown graph is refused where it would run
         numbers = self.numbers(named_rows(artifact, batch_of(feeds, inputs)))
@@ -96,14 +97,27 @@ def refuse_scale(scale: float) -> None:
         raise ArtifactError(f"scale={scale}: a bank's artifacts act as they were exported; scale the artifact before the export, or use form='slots'")
 
 
+def refuse_negative(numbers: Any) -> None:
+    """The graph would count numbers below 0 from the last artifact backwards.
+
+    Raises:
+        ArtifactError: there is one.
+    """
+    found = as_array(numbers, INPUT)
+    if found.dtype.kind == "i" and found.size and int(found.min()) < 0:
+        raise ArtifactError(f"{INPUT} is 0 for the base and from 1 on for artifacts, found {int(found.min())}; use the numbers in the manifest")
+
+
 def named_rows(artifact: Choice, rows: int) -> list[Any]:
     """What each row names; what is no list stands for all.
 
     Raises:
-        ArtifactError: another number of names than rows.
+        ArtifactError: another number of names than rows, or what is no name.
     """
     if artifact is None or isinstance(artifact, str | Mapping):
         return [artifact] * rows
+    if not isinstance(artifact, Sequence):
+        raise ArtifactError(f"an artifact is called by its name, or several by names with weights, found {artifact!r}; see artifacts()")
     names = list(artifact)
     if len(names) != rows:
         raise ArtifactError(f"{len(names)} artifacts are named for {rows} inputs; name one for each (None is the base), or a single one for all")

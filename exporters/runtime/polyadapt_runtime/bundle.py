@@ -18,7 +18,7 @@ from polyadapt_runtime.learn import learnable, with_class
 from polyadapt_runtime.manifest import PLAIN, read_manifest
 from polyadapt_runtime.postprocess import interpret
 from polyadapt_runtime.preprocess import Example, Processor, batches, present
-from polyadapt_runtime.runner import rows_of
+from polyadapt_runtime.runner import rows_of, shares_examples
 from polyadapt_runtime.selftest import SelfTest, selftest
 from polyadapt_runtime.slots import Artifact, ArtifactInfo, Choice
 from polyadapt_runtime.store import ArtifactStore
@@ -52,7 +52,7 @@ class Bundle:
         self.path = Path(path)
         self.manifest = with_variant(self.path, read_manifest(self.path, verify), variant)
         self._graphs = Graphs(self.path, self.manifest, device, threads)
-        self._session = self._graphs.first
+        self._first, self._session = self.manifest.graphs[self.manifest.chain[0]], self._graphs.first
         self._store = ArtifactStore(self.path, self.manifest, self._session, cache_bytes, verify)
         self.processor: Processor | None = None
         self._postprocess = {**self.manifest.details, **self.manifest.postprocess}
@@ -72,7 +72,7 @@ class Bundle:
             scale: how much of the artifact's effect; 1 with form `bank`.
             top: how many classes a `Prediction` names.
             batch_size: the most examples in one run of the graph.
-            beams: texts that a search over the frames of a `ctc` model follows; 1 takes the best path.
+            beams: texts that a search follows, over the frames of a `ctc` model or of one that writes; 1 takes the best path.
             condition: inputs that are the same for all raw inputs, without a batch axis, as `condition` gives them; by default the artifact's own.
 
         Returns:
@@ -82,13 +82,15 @@ class Bundle:
             InputError: the raw input is not what the model takes.
             ArtifactError: the artifact is unknown, does not fit, or cannot be scaled.
         """
+        refuse_unused(self.manifest.task, self._takes_feeds(raw), beams, condition)
         if self._takes_feeds(raw):
-            rows, single = rows_of(self.run(raw, artifact, scale)), False
+            rows, single = rows_of(self.run(raw, artifact, scale), self._first), False
         else:
             single = not isinstance(raw, list)
             raws = [raw] if single else raw
             if self.manifest.task in TASKS:
-                texts = [self.generate(prompt, artifact=name, scale=scale) for prompt, name in zip(raws, named_rows(artifact, len(raws)), strict=True)]
+                search: GenerationOptions = {"beams": beams} if beams != 1 else {}
+                texts = [self.generate(prompt, None, name, scale, **search) for prompt, name in zip(raws, named_rows(artifact, len(raws)), strict=True)]
                 return texts[0] if single else texts
             rows = self._answer(raws, artifact, scale, batch_size, condition)
         names = named_rows(artifact, len(rows))
@@ -174,7 +176,7 @@ class Bundle:
 
         Args:
             label: the new class.
-            examples: a list of raw inputs, or a table of ready tensors.
+            examples: a list of raw inputs, a single one, or a table of ready tensors.
             artifact: what to start from; None starts a classifier on a base that has no classes.
             name: of the new artifact; else the old name and the label, joined by `+`.
 
@@ -182,20 +184,21 @@ class Bundle:
             The name of a new artifact in memory. The old one is unchanged.
 
         Raises:
-            ArtifactError: no prototypes here, a linear head, or a class that is there already.
+            ArtifactError: no prototypes here, a linear head, a label that is no text, or a class that is there already.
         """
         held, labels, method = learnable(self.manifest, self._session.outputs, self._store, artifact, label)
-        rows = rows_of(self.run(examples, artifact)) if self._takes_feeds(examples) else self._answer(examples, artifact, 1.0, BATCH_SIZE)
+        raws = examples if isinstance(examples, list) else [examples]
+        rows = rows_of(self.run(examples, artifact), self._first) if self._takes_feeds(examples) else self._answer(raws, artifact, 1.0, BATCH_SIZE)
         name = name or f"{artifact or 'base'}+{label}"
         self._store.add(name, with_class(held, [row["features"] for row in rows], label), (*labels, label), method)
         return name
 
-    def stream(self, prompt: Any, max_tokens: int = 64, artifact: Artifact | None = None, scale: float = 1.0, **options: Unpack[GenerationOptions]) -> Iterator[Token]:
+    def stream(self, prompt: Any, max_tokens: int | None = None, artifact: Artifact | None = None, scale: float = 1.0, **options: Unpack[GenerationOptions]) -> Iterator[Token]:
         """Generate token by token.
 
         Args:
             prompt: a text, or token ids; for an encoder-decoder its raw input, such as a sound, or a table of ready tensors.
-            max_tokens: the most tokens to generate.
+            max_tokens: the most tokens to generate; None takes 64, for a sound what can be said in a window. A warning tells where that ends a text.
             artifact: a name of `artifacts()`; None is the base.
             scale: how much of the artifact's effect.
             options: `sampling`, `beams`, `stop` and `stop_ids`; see `GenerationOptions`.
@@ -207,7 +210,7 @@ class Bundle:
         slots = self._store.values(artifact, scale) if self._bank is None else self._bank.slots(artifact, scale, self._session)
         return self._writer.stream(prompt, slots, max_tokens, options)
 
-    def generate(self, prompt: Any, max_tokens: int = 64, artifact: Artifact | None = None, scale: float = 1.0, **options: Unpack[GenerationOptions]) -> str:
+    def generate(self, prompt: Any, max_tokens: int | None = None, artifact: Artifact | None = None, scale: float = 1.0, **options: Unpack[GenerationOptions]) -> str:
         """The text that `stream` gives, in one piece; options are those of `stream`."""
         if self._writer.reader is None or not self._writer.reader.has_tokenizer:
             raise InputError("this bundle has no tokenizer; use stream(), which gives token ids")
@@ -216,12 +219,27 @@ class Bundle:
     def _answer(self, raws: list[Any], artifact: Choice, scale: float, batch_size: int, condition: Feeds | None = None) -> list[Example]:
         """Outputs by raw input."""
         processor, names = present(self.processor), named_rows(artifact, len(raws))
-        examples = [self._conditioning.filled(processor(raw), self._store.condition(name) if condition is None else condition) for raw, name in zip(raws, names, strict=True)]
+        examples = [self._conditioning.filled(processor(raw), condition or {}, self._store.condition(name)) for raw, name in zip(raws, names, strict=True)]
         rows: dict[int, Example] = {}
-        for part in batches(examples, batch_size, processor.pads_exactly):
-            found = rows_of(self.run(processor.collate([examples[index] for index in part]), artifact if self._bank is None else [names[index] for index in part], scale))
+        for part in batches(examples, 1 if shares_examples(self._first) else batch_size, processor.pads_exactly):
+            outputs = self.run(processor.collate([examples[index] for index in part]), artifact if self._bank is None else [names[index] for index in part], scale)
+            found = rows_of(outputs, self._first)
             rows.update(zip(part, found, strict=True))
         return [rows[index] for index in range(len(examples))]
 
     def _takes_feeds(self, raw: Any) -> bool:
         return isinstance(raw, Mapping) and (self.processor is None or self.processor.kind not in ("tensors", "parts"))
+
+
+def refuse_unused(task: str, takes_feeds: bool, beams: int, condition: Feeds | None) -> None:
+    """What a call gives and this bundle has no use for would be left out without a word.
+
+    Raises:
+        InputError: beams or a condition that do nothing here.
+    """
+    if beams != 1 and task != "ctc" and (task not in TASKS or takes_feeds):
+        raise InputError(f"beams={beams}: a search follows texts, and task {task!r} writes none{' from a table of ready tensors' if takes_feeds else ''}; leave it out")
+    if condition is not None and takes_feeds:
+        raise InputError(f"a table of ready tensors holds every input; put {', '.join(condition) or 'the condition'} into it, a row for each of the batch")
+    if condition is not None and task in TASKS:
+        raise InputError(f"condition is for models that take an input of another medium, and task {task!r} writes text; leave it out")

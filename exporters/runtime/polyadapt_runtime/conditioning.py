@@ -55,17 +55,20 @@ class Conditioning:
         found = [self._graphs.run(processor.collate([processor(raw)]), {}, chosen)[chosen][0] for raw in raws]
         return {chosen: np.mean(found, axis=0, dtype=np.float64).astype(found[0].dtype)}
 
-    def filled(self, example: Example, condition: Mapping[str, Any]) -> Example:
+    def filled(self, example: Example, given: Mapping[str, Any], own: Mapping[str, Any]) -> Example:
         """An example with its condition.
 
         Args:
             example: tensors of raw input.
-            condition: values without a batch axis, by input.
+            given: values without a batch axis, by input, that the call gives.
+            own: those that the artifact brings; what the call gives goes before.
 
         Raises:
-            InputError: an input that a conditioner computes is in neither.
+            InputError: an input that a conditioner computes is in none of them, or the call gives one twice.
         """
-        if lacking := [name for name in self._processors if name not in condition and name not in example]:
+        if lacking := [name for name in self._processors if not any(name in held for held in (given, own, example))]:
             kind = self._processors[lacking[0]].kind
             raise InputError(f"this model also takes {lacking[0]!r}: give condition=bundle.condition({kind} of it), or an artifact that has its own")
-        return {**example, **{name: np.asarray(value) for name, value in condition.items()}}
+        if twice := [name for name in given if name in example and name not in self._processors]:
+            raise InputError(f"condition gives {twice[0]!r}, which is made of the raw input of this call; leave it out of condition")
+        return {name: np.asarray(value) for name, value in {**own, **example, **given}.items()}

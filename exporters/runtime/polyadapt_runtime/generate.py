@@ -4,12 +4,13 @@ Causal models have one graph, `model`. Encoder-decoders have two: `encoder` runs
 into `decoder` at every step, beside the tokens and the cache.
 
 `generation` of a manifest: `eos_ids` end a text, `suppress_ids` are never taken, `begin_suppress_ids` not as the first token,
-`start_ids` begin a decoder's text, `languages` and `timestamps` say which of them can be chosen (`timestamps.py`), and
+`start_ids` begin a decoder's text, `maximum_tokens` is what the model can hold of one, `languages` and `timestamps` say which of them can be chosen (`timestamps.py`), and
 `past` {layers, heads, head_size} is the shape of the cache.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
@@ -24,9 +25,13 @@ from polyadapt_runtime.preprocess import Processor
 from polyadapt_runtime.sampling import Rules, Sampling, ScoreRules
 from polyadapt_runtime.text import TextReader
 from polyadapt_runtime.timestamps import TimedRules, Times, start_ids
+from polyadapt_runtime.transcribe import MAX_TOKENS
 from polyadapt_runtime.writing import Token, with_text
 
 TASKS = ("causal-lm", "seq2seq-lm", "transcription")
+TEXT_TOKENS = 64  # ours: of a text whose end nobody asked for
+
+_log = logging.getLogger(__name__)
 
 
 class GenerationOptions(TypedDict, total=False):
@@ -34,7 +39,7 @@ class GenerationOptions(TypedDict, total=False):
 
     Attributes:
         sampling: how tokens are drawn; greedy by default.
-        beams: search for the most likely text instead; its tokens come when the search is over.
+        beams: search for the most likely text instead, with so many beams or by the settings of `Beams`; its tokens come when the search is over.
         stop: texts that end the text; neither they nor what follows is given out.
         stop_ids: ids that end the text, in place of the manifest's.
         language: of a recording, where the model has a choice of them.
@@ -42,7 +47,7 @@ class GenerationOptions(TypedDict, total=False):
     """
 
     sampling: Sampling | None
-    beams: Beams | None
+    beams: Beams | int | None
     stop: Sequence[str]
     stop_ids: Sequence[int] | None
     language: str | None
@@ -67,7 +72,7 @@ class Writer:
             reader = TextReader({"inputs": {}}, processor.assets["tokenizer"])  # a model for sounds writes text as well
         self.reader = reader
 
-    def stream(self, raw: Any, slots: Mapping[str, Any], max_tokens: int, options: GenerationOptions) -> Iterator[Token]:
+    def stream(self, raw: Any, slots: Mapping[str, Any], max_tokens: int | None, options: GenerationOptions) -> Iterator[Token]:
         """Tokens one by one, without what ends the text; see `Bundle.stream`.
 
         Raises:
@@ -77,6 +82,7 @@ class Writer:
         if unknown := sorted(set(options) - set(GenerationOptions.__annotations__)):
             raise InputError(f"no option {unknown[0]!r}{nearest(unknown[0], GenerationOptions.__annotations__)}")
         sampling, beams, stop, stop_ids = options.get("sampling") or Sampling(), options.get("beams"), options.get("stop", ()), options.get("stop_ids")
+        beams = Beams(beams) if isinstance(beams, int) else beams
         if beams is not None and sampling.temperature:
             raise InputError("a beam search draws nothing; leave temperature at 0, or leave out beams")
         if isinstance(stop, str) or not all(stop):
@@ -91,11 +97,24 @@ class Writer:
             rules = TimedRules(rules, Times.of(self._settings), len(begin), frozenset(stops))
         prompt, decoding = self._begin(raw, slots)
         prompt = begin or prompt
+        limit = self._limit(max_tokens, len(prompt))
         if beams is not None:
-            ids = iter(search(decoding, prompt, beams, rules, stops, max_tokens))
+            ids = iter(search(decoding, prompt, beams, rules, stops, limit))
         else:
-            ids = sampled(decoding, prompt, sampling, rules, stops, max_tokens)
-        return with_text(ids, reader, tuple(stop))
+            ids = sampled(decoding, prompt, sampling, rules, stops, limit)
+        # Whoever gives a limit for a text knows of it; a transcript has an end, and the rest of what was said is lost.
+        is_told = max_tokens is None or limit < max_tokens or self._hears
+        return with_text(told_of_limit(ids, limit) if is_told else ids, reader, tuple(stop))
+
+    @property
+    def _hears(self) -> bool:
+        return self._processor is not None and self._processor.kind == "audio"
+
+    def _limit(self, asked: int | None, prompt: int) -> int:
+        """The most tokens behind a prompt of some: what was asked for, or usual, within what the model can hold."""
+        usual = MAX_TOKENS if self._hears else TEXT_TOKENS
+        limit, held = usual if asked is None else asked, self._settings.get("maximum_tokens")
+        return limit if held is None else max(0, min(limit, held - prompt))
 
     def _chosen_start(self, options: GenerationOptions) -> list[int]:
         """The ids that stand before a transcript of the language and with the times that were asked for; none where nothing was."""
@@ -163,3 +182,13 @@ def sampled(decoding: Decoding, prompt: Sequence[int], sampling: Sampling, rules
         yield token
         seen.append(token)
         new = np.array([[token]], np.int64)
+
+
+def told_of_limit(ids: Iterator[int], limit: int) -> Iterator[int]:
+    """The same tokens, and a warning where there are as many as there may be."""
+    count = 0
+    for token in ids:
+        count += 1
+        yield token
+    if count and count == limit:
+        _log.warning("the text was ended after %d tokens, the most that were allowed; give max_tokens, or shorter input where the model holds no more", limit)

@@ -37,8 +37,10 @@ def check_learnable(slots: Mapping[str, np.ndarray], labels: Sequence[str], labe
     """Refuse what cannot be taught to the classes that are there.
 
     Raises:
-        ArtifactError: they are scored by the base's linear head, one has that label, or one has none.
+        ArtifactError: they are scored by the base's linear head, one has that label, or one has none; or the label is no text.
     """
+    if not isinstance(label, str) or not label:
+        raise ArtifactError(f"the label of a class is a text that is not empty, found {label!r}")
     if label in labels:
         raise ArtifactError(f"there is a class {label!r} already; give another label, or learn from an artifact without it")
     if NAMES["weight"] not in slots and labels:

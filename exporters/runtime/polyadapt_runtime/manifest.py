@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from polyadapt_runtime.errors import ManifestError
+from polyadapt_runtime.fields import check_generation, strange_condition
 from polyadapt_runtime.files import MANIFEST, check_external_data, check_plain, check_tree, safe_relative
 from polyadapt_runtime.seal import check_seal
 from polyadapt_runtime.tensors import unique_keys
@@ -19,6 +20,7 @@ FORMAT = 1
 FORMS = ("slots", "merged", "bank")
 MAXIMUM_BYTES = 16 << 20  # of a JSON file; as Python's tables it takes some twenty times as much
 PLAIN = "float32"  # what the graphs of every bundle are
+NUMBERS = "artifact_id"  # the input of a bank that says which artifact each row has
 MEASURES = ("max-relative", "rmse-std")
 DEFAULT_TOLERANCE = 1e-5
 
@@ -129,6 +131,11 @@ class Manifest:
     def runnable(self) -> tuple[str, ...]:
         """Names of all graphs that `run` takes: those that answer, and those that compute an input for them."""
         return (*self.chain, *self.conditioners)
+
+    def strange_condition(self, names: Iterable[str]) -> str:
+        """What is wrong with inputs that an artifact brings; empty where nothing is."""
+        taken = [port.name for port in self.graphs[self.chain[0]].inputs if port.name != NUMBERS]
+        return strange_condition(list(names), taken, self.preprocess, list(self.conditioners))
 
     @property
     def groups(self) -> dict[str, tuple[str, ...]]:
@@ -378,10 +385,16 @@ def _check_references(manifest: Manifest, where: str) -> None:
         if name not in taken or name not in given or (taken[name].dtype, taken[name].shape) != (given[name].dtype, given[name].shape):
             raise ManifestError(f"{where}: conditioners.{name} needs a graph {name!r} of its own with an output {name!r} that is an input of {' or '.join(manifest.chain)}")
     used = [path for graph in manifest.graphs.values() for path in graph.files]
-    used += [entry.file for entry in manifest.artifacts.values() if manifest.form == "slots"] + list(manifest.assets.values())
+    used += [entry.file for entry in manifest.artifacts.values() if manifest.form == "slots" and entry.slots] + list(manifest.assets.values())
     for path in used:
         if str(safe_relative(path)) not in manifest.files:
             raise ManifestError(f"{where}: {path!r} is used but not among its files")
     for name, entry in manifest.artifacts.items() if manifest.form == "slots" else ():
         if unknown := [slot for slot in entry.slots if slot not in manifest.slots]:
             raise ManifestError(f"{where}: artifact {name!r} uses slots that the bundle does not have: {', '.join(unknown[:3])}")
+    for name, entry in manifest.artifacts.items():
+        if reason := manifest.strange_condition(entry.condition):
+            raise ManifestError(f"{where}: artifact {name!r} {reason}")
+    writer = manifest.graphs[manifest.chain[-1]]
+    vocabulary = next((port.shape[-1] for port in writer.outputs if port.name == "logits" and port.shape), "")
+    check_generation(manifest.generation, len(writer.inputs), vocabulary, f"{where}: generation")

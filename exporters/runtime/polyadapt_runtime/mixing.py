@@ -7,6 +7,7 @@ The algebra is that of `polyadapt.edits.algebra`, kind by kind, in the order in 
     mask                  1 + sum of w (keep - 1)
     keys, prepend         tokens side by side, with weight 1 alone. They share one softmax, so this is no sum of effects.
 
+A scale beside another artifact's lowrank or mask at one site is refused: it would multiply what that one adds.
 What two artifacts cannot share (a class head, a sequential bottleneck, a second attention, a module), one alone may hold.
 """
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from polyadapt_runtime.errors import ArtifactError
 from polyadapt_runtime.manifest import Slot
-from polyadapt_runtime.slots import scaled
+from polyadapt_runtime.slots import products, scaled
 from polyadapt_runtime.tensors import Tensors
 
 Join = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -77,9 +78,7 @@ def _join(slot: Slot, names: Sequence[str]) -> Join:
 
 
 def _refuse_products(left: Iterable[str], right: Iterable[str], slots: Mapping[str, Slot]) -> None:
-    """`lowrank` under a `scale` of the same site (DoRA) multiplies what another artifact adds there."""
-    first, second = ({(slots[name].site, slots[name].kind) for name in names if not slots[name].variant} for names in (left, right))
-    for held, other in ((first, second), (second, first)):
-        clash = sorted(site for site, kind in held if kind == "scale" and (site, "lowrank") in held and (site, "lowrank") in other)
-        if clash:
-            raise ArtifactError(f"cannot mix edits that scale and shift weights at once (DoRA) at {clash[0]}: their effects do not add; call them one at a time")
+    """The scale of one artifact would multiply what another one changes in the weights of the same op."""
+    first, second = ([slots[name] for name in names] for names in (left, right))
+    if clash := [*products(first, second), *products(second, first)]:
+        raise ArtifactError(f"cannot mix edits of which one scales an op and another changes its weights (DoRA) at {clash[0]}: their effects do not add; call them one at a time")

@@ -116,10 +116,11 @@ class PhonemeReader:
             if self._path is None:
                 raise InputError("this bundle has no table of phonemes among its assets; give phoneme ids as an int array")
             try:
-                table = json.loads(self._path.read_text(encoding="utf-8"))["phoneme_id_map"]
-                self._table = {str(symbol): [int(number) for number in ids] for symbol, ids in table.items()}
+                found = json.loads(self._path.read_text(encoding="utf-8"))["phoneme_id_map"]
+                table = {str(symbol): [int(number) for number in ids] for symbol, ids in found.items()}
             except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
                 raise InputError(f"{self._path.name} is no table of phonemes: {type(error).__name__} {error}") from error
-            if lacking := [symbol for symbol in (START, PAD, END) if symbol not in self._table]:
+            if lacking := [symbol for symbol in (START, PAD, END) if symbol not in table]:
                 raise InputError(f"{self._path.name}: the table of phonemes lacks {lacking[0]!r}")
+            self._table = table
         return self._table

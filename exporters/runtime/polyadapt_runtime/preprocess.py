@@ -21,6 +21,7 @@ import numpy as np
 
 from polyadapt_runtime.audio import read_audio
 from polyadapt_runtime.errors import InputError, ManifestError
+from polyadapt_runtime.fields import check_spec
 from polyadapt_runtime.image import read_image
 from polyadapt_runtime.manifest import need
 from polyadapt_runtime.phonemes import PhonemeReader
@@ -48,7 +49,7 @@ class Processor:
         assets: files that specs name, such as the tokenizer.
 
     Raises:
-        ManifestError: an unknown kind, or a field is missing.
+        ManifestError: an unknown kind, or a field is missing or of another sort.
     """
 
     def __init__(self, spec: Mapping[str, Any], assets: Mapping[str, Path] | None = None) -> None:
@@ -61,6 +62,7 @@ class Processor:
             raise ManifestError(f"pre-processing of kind {self.kind!r} lacks {', '.join(lacking)}")
         if odd := [key for key, kind in _TABLES.items() if key in spec and not isinstance(spec[key], kind)]:
             raise ManifestError(f"pre-processing of kind {self.kind!r}: {odd[0]} must be {_TABLES[odd[0]].__name__}, found {type(spec[odd[0]]).__name__}")
+        check_spec(self.spec, f"pre-processing of kind {self.kind!r}")
         self._parts = {key: Processor(need(spec["parts"], key, dict, "pre-processing: parts"), self.assets) for key in spec["parts"]} if self.kind == "parts" else {}
         self.text = TextReader(spec, self.assets.get(spec.get("tokenizer") or "tokenizer")) if self.kind == "text" else None
         self._phonemes = PhonemeReader(spec, self.assets.get(spec.get("symbols") or "phonemes")) if self.kind == "phonemes" else None
@@ -147,7 +149,13 @@ def present(processor: Processor | None) -> Processor:
 
 
 def batches(examples: Sequence[Example], size: int, pads_exactly: bool) -> Iterator[list[int]]:
-    """Indices of examples that run together, at most `size` of them; without a mask that covers padding, only examples of one shape."""
+    """Indices of examples that run together, at most `size` of them; without a mask that covers padding, only examples of one shape.
+
+    Raises:
+        InputError: a size that is none.
+    """
+    if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+        raise InputError(f"batch_size is a whole number from 1 on, found {size!r}")
     groups: dict[object, list[int]] = {}
     for index, example in enumerate(examples):
         shapes = None if pads_exactly else tuple(sorted((key, np.shape(value)) for key, value in example.items()))

@@ -12,6 +12,8 @@ from polyadapt_runtime.manifest import Graph, Manifest
 from polyadapt_runtime.session import Session
 from polyadapt_runtime.slots import check_groups
 
+BATCH = "batch"  # what the format calls the axis of examples
+
 
 class Runner:
     """A session behind the names, dtypes and shapes of its manifest.
@@ -56,7 +58,7 @@ class Runner:
         if name not in self._known:
             raise InputError(f"this graph has no input {name!r}{nearest(name, self._known)}")
         dtype, shape = self._known[name]
-        array, wanted = np.asarray(value), np.dtype(dtype)
+        array, wanted = as_array(value, name), np.dtype(dtype)
         if array.dtype.kind.replace("u", "i") != wanted.kind.replace("u", "i"):
             raise InputError(f"input {name!r} takes {dtype}, found {array.dtype}; convert it with .astype(numpy.{dtype})")
         if array.ndim != len(shape) or any(isinstance(size, int) and size != found for size, found in zip(shape, array.shape, strict=False)):
@@ -64,7 +66,28 @@ class Runner:
         return array.astype(wanted, copy=False)
 
 
-def rows_of(outputs: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """Outputs without their batch axis, by example. The first output tells the batch; what lacks that axis is shared."""
-    batch = next(iter(outputs.values())).shape[0]
-    return [{name: value[index] if value.ndim and value.shape[0] == batch else value for name, value in outputs.items()} for index in range(batch)]
+def as_array(value: Any, name: str) -> np.ndarray:
+    """What is fed to an input, as an array.
+
+    Raises:
+        InputError: lists of different lengths.
+    """
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise InputError(f"input {name!r} takes one array, and these values are none: {error}") from error
+
+
+def rows_of(outputs: Mapping[str, np.ndarray], graph: Graph) -> list[dict[str, np.ndarray]]:
+    """Outputs without their batch axis, by example. What the manifest gives no such axis is shared, whatever its size happens to be."""
+    first = {port.name: port.shape[0] for port in graph.outputs if port.shape and port.name in outputs}
+    axis = BATCH if BATCH in first.values() else next(iter(first.values()), None)  # of a graph by another hand the first output tells
+    split = [name for name, size in first.items() if size == axis]
+    if not split:
+        raise GraphError(f"no output of {graph.file} has an axis of examples; it gives: {', '.join(outputs)}")
+    return [{name: value[index] if name in split else value for name, value in outputs.items()} for index in range(outputs[split[0]].shape[0])]
+
+
+def shares_examples(graph: Graph) -> bool:
+    """Whether inputs have first axes of their own, as pictures and texts that are compared each with each: then a batch is no list of examples."""
+    return len({port.shape[0] for port in graph.inputs if port.shape}) > 1

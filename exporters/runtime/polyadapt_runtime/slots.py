@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -84,8 +85,7 @@ def scaled(tensors: Mapping[str, np.ndarray], slots: Mapping[str, Slot], weight:
     Raises:
         ArtifactError: a kind whose effect has no amount, or a weight that is no number.
     """
-    if not math.isfinite(weight):
-        raise ArtifactError(f"scale must be a finite number, got {weight}")
+    check_scale(weight)
     if weight == 1.0:
         return dict(tensors)
     result: Tensors = {}
@@ -97,7 +97,26 @@ def scaled(tensors: Mapping[str, np.ndarray], slots: Mapping[str, Slot], weight:
             result[name] = value * factor if slot.tensor in _FACTORS[slot.kind] else value
         else:
             raise ArtifactError(f"{what} has an edit of kind {slot.kind!r} at {slot.site}, which cannot be scaled; call with scale=1.0")
+    if both := products([slots[name] for name in tensors]):
+        raise ArtifactError(f"{what} scales an op and changes its weights at once (DoRA) at {both[0]}, so no factor gives a share of its effect; call with scale=1.0")
     return result
+
+
+def check_scale(scale: Any) -> None:
+    """Refuse what is no amount of an effect.
+
+    Raises:
+        ArtifactError: no number, or one that is not finite.
+    """
+    if isinstance(scale, bool) or not isinstance(scale, numbers.Real) or not math.isfinite(scale):
+        raise ArtifactError(f"scale must be a finite number, got {scale!r}")
+
+
+def products(slots: Iterable[Slot], others: Iterable[Slot] | None = None) -> list[str]:
+    """Sites at which some slots scale what the others, by default the same, change in the weights: a scale multiplies all that comes before it there."""
+    first = list(slots)
+    changed = {slot.site for slot in (first if others is None else others) if slot.kind in ("lowrank", "mask")}
+    return sorted({slot.site for slot in first if slot.kind == "scale"} & changed)
 
 
 class SlotCache:

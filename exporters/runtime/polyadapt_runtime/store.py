@@ -17,7 +17,7 @@ from polyadapt_runtime.files import check_plain, sha256_file
 from polyadapt_runtime.manifest import Manifest, artifact_entry, need, read_table
 from polyadapt_runtime.mixing import mixed
 from polyadapt_runtime.session import Session
-from polyadapt_runtime.slots import ArtifactInfo, Choice, SlotCache, check_fit, scaled
+from polyadapt_runtime.slots import ArtifactInfo, Choice, SlotCache, check_fit, check_scale, scaled
 from polyadapt_runtime.tensors import Tensors, read_safetensors, write_safetensors
 
 # A folder with an artifact: what core saves, or what a bundle holds for one of its own.
@@ -65,6 +65,7 @@ class ArtifactStore:
         Raises:
             ArtifactError: unknown, does not fit, or cannot be scaled or mixed.
         """
+        check_scale(scale)
         if artifact is None:
             if scale != 1.0:
                 raise ArtifactError(f"scale={scale} without an artifact; name the artifact whose effect is meant")
@@ -114,6 +115,8 @@ class ArtifactStore:
         if name in self._held:
             return self._held[name].tensors
         entry = self._manifest.artifacts[name]
+        if not entry.file and not entry.slots and self._manifest.form == "slots":
+            return {}  # it brings an input alone
         if not entry.file:
             inside = "stands in this bank's graph" if self._manifest.form == "bank" else "is merged into this bundle's graph: call it without an artifact"
             raise ArtifactError(f"artifact {name!r} {inside}; for its tensors export it with form 'slots'")
@@ -130,17 +133,21 @@ class ArtifactStore:
         head_file, tensor_file = next(((path / head, path / tensors) for head, tensors in _LAYOUTS if (path / head).is_file()), (None, None))
         if head_file is None or tensor_file is None:
             raise ArtifactError(f"{path} is not an artifact: it has no artifact.json; give the folder that `adapt` or `save_artifact` wrote")
-        for file in (head_file, tensor_file):
-            check_plain(file)
+        check_plain(head_file)
         head = read_table(head_file)
         entry = artifact_entry(head, str(head_file), tensor_file.name)
         if head.get("format", 1) != 1:
             raise ArtifactError(f"{head_file}: artifact format {head['format']!r}, this version reads format 1; update polyadapt-runtime")
-        # What a bundle holds for one of its own has its digest in the manifest; what was saved alone has it beside.
-        found, _ = read_safetensors(tensor_file, need(head, "sha256", str, str(head_file)) if head_file.name == "artifact.json" else None)
+        # What a bundle holds for one of its own has its digest in the manifest, and no file where it has no slots; what was saved alone has it beside.
+        found: Tensors = {}
+        if entry.slots or head_file.name == "artifact.json":
+            check_plain(tensor_file)
+            found, _ = read_safetensors(tensor_file, need(head, "sha256", str, str(head_file)) if head_file.name == "artifact.json" else None)
         taken = self._fitting(found, entry.slots, entry.base_id, f"artifact {path.name!r}")
         name = name or path.name
         condition = {**entry.condition, **{key.removeprefix(OWN): tuple(value.ravel().tolist()) for key, value in found.items() if key.startswith(OWN)}}
+        if reason := self._manifest.strange_condition(condition):
+            raise ArtifactError(f"artifact {path.name!r} {reason}")
         self._add(name, Held(ArtifactInfo(name, entry.method, entry.labels, entry.slots, "file", entry.metrics, condition), taken, head))
         return name
 
@@ -166,7 +173,8 @@ class ArtifactStore:
             staging.mkdir(parents=True)
             own = {OWN + key: np.array(values, np.float32) for key, values in info.condition.items()}
             write_safetensors(staging / "artifact.safetensors", {**tensors, **own})
-            head = self._head(info, sha256_file(staging / "artifact.safetensors"))
+            kept = self._held[name].head if name in self._held else {}
+            head = head_of(self._manifest, info, kept, sha256_file(staging / "artifact.safetensors"))
             (staging / "artifact.json").write_text(json.dumps(head, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             staging.rename(path)
         except OSError as error:
@@ -174,25 +182,6 @@ class ArtifactStore:
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         return path
-
-    def _head(self, info: ArtifactInfo, digest: str) -> dict[str, Any]:
-        kept = self._held[info.name].head if info.name in self._held else {}
-        slots = [self._manifest.slots[name] for name in info.slots]
-        return {
-            "format": 1,
-            "kind": kept.get("kind", "adapter"),
-            "method": info.method,
-            "options": kept.get("options", {}),
-            "base_id": self._manifest.base_id,
-            "family": self._manifest.raw.get("family", ""),
-            "task": self._manifest.task,
-            "dtype": slots[0].dtype if slots else "float32",
-            "labels": list(info.labels),
-            "sites": list(dict.fromkeys(slot.site for slot in slots)),
-            "slots": list(info.slots),
-            "sha256": digest,
-            "provenance": {**kept.get("provenance", {}), "saved_by": "polyadapt-runtime"},
-        }
 
     def _fitting(self, found: Tensors, slots: tuple[str, ...], base_id: str, what: str) -> Tensors:
         if absent := [slot for slot in slots if slot not in found]:
@@ -228,9 +217,36 @@ class ArtifactStore:
         if isinstance(artifact, str):
             return {artifact: 1.0}
         if not isinstance(artifact, Mapping):
-            raise ArtifactError(f"this bundle is {self._manifest.form} and takes one artifact for a call, found a list; export it with form='bank' for one a row")
+            raise ArtifactError(f"this bundle is {self._manifest.form} and takes one artifact for a call, found {artifact!r}; export it with form='bank' for one a row")
         if not artifact:
             raise ArtifactError("a mix names no artifact; give names with weights, such as {'a': 0.7, 'b': 0.3}")
         if odd := [name for name, weight in artifact.items() if isinstance(weight, bool) or not isinstance(weight, int | float)]:
             raise ArtifactError(f"the weight of {odd[0]!r} in a mix must be a number, found {artifact[odd[0]]!r}")
         return {name: float(weight) for name, weight in artifact.items()}
+
+
+def head_of(manifest: Manifest, info: ArtifactInfo, kept: Mapping[str, Any], digest: str) -> dict[str, Any]:
+    """The `artifact.json` of an artifact.
+
+    Args:
+        manifest: of the bundle.
+        info: what is known of it.
+        kept: the table that it came with, empty where it was made here.
+        digest: of its tensors' file.
+    """
+    slots = [manifest.slots[name] for name in info.slots]
+    return {
+        "format": 1,
+        "kind": kept.get("kind", "adapter"),
+        "method": info.method,
+        "options": kept.get("options", {}),
+        "base_id": manifest.base_id,
+        "family": manifest.raw.get("family", ""),
+        "task": manifest.task,
+        "dtype": slots[0].dtype if slots else "float32",
+        "labels": list(info.labels),
+        "sites": list(dict.fromkeys(slot.site for slot in slots)),
+        "slots": list(info.slots),
+        "sha256": digest,
+        "provenance": {**kept.get("provenance", {}), "saved_by": "polyadapt-runtime"},
+    }

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from polyadapt_runtime.audio import SILENT
+from polyadapt_runtime.beam import Beams
 from polyadapt_runtime.errors import InputError
 from polyadapt_runtime.sound import Sound, open_sound
 from polyadapt_runtime.text import TextReader
@@ -46,14 +47,14 @@ def transcribe(
         artifact: as in a call of the bundle.
         scale: as in a call of the bundle.
         max_tokens: the most tokens of one window; None goes by its length.
-        options: those of `Bundle.stream`, `language` and `timestamps` among them; none with `ctc`.
+        options: those of `Bundle.stream`, `language` and `timestamps` among them; with `ctc` none but `beams`.
 
     Raises:
         InputError: another task, an option that the model does not have, or a sound that cannot be read.
     """
     spec = sound_spec(bundle, ("transcription", "ctc"))
-    if bundle.manifest.task == "ctc" and options:
-        raise InputError(f"a model that reads frame by frame has no option {next(iter(options))!r}; it knows one language and writes no times")
+    if bundle.manifest.task == "ctc" and (strange := [name for name in options if name != "beams"]):
+        raise InputError(f"a model that reads frame by frame has no option {strange[0]!r}; it knows one language and writes no times")
     window_s = next((float(spec[key]) for key in ("seconds", "maximum_seconds") if spec.get(key) is not None), WINDOW_S)
     sound = open_sound(raw)
     rate, reel, start, is_silent = sound.rate_hz, _Reel(sound), 0, True
@@ -89,7 +90,9 @@ def _window(
     length_s = len(samples) / rate
     tokens = min(MAX_TOKENS, LEAST_TOKENS + round(TOKENS_A_SECOND * length_s)) if max_tokens is None else max_tokens
     if bundle.manifest.task == "ctc":
-        return [Segment(0.0, length_s, f"{bundle(clip, artifact, scale)} ")], len(samples)
+        beams = options.get("beams")
+        width = beams.count if isinstance(beams, Beams) else 1 if beams is None else beams
+        return [Segment(0.0, length_s, f"{bundle(clip, artifact, scale, beams=width)} ")], len(samples)
     if times is None:
         return [Segment(0.0, length_s, bundle.generate(clip, tokens, artifact, scale, **options))], len(samples)
     reader = TextReader({"inputs": {}}, None if bundle.processor is None else bundle.processor.assets.get("tokenizer"))

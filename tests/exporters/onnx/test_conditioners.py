@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import wave
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import nn
 
 from polyadapt.artifact import Artifact
 from polyadapt.edits import Edit
-from polyadapt.errors import ExportError
+from polyadapt.errors import ExportError, UserError
 from polyadapt.families.base import Family
 from polyadapt.families.card import ExportRecipe, FamilyCard, Op
 from polyadapt.families.conditioner import Conditioner
@@ -243,6 +244,8 @@ def test_an_artifact_that_comes_later_brings_its_speaker_too(model: Model, tmp_p
 def test_a_merged_bundle_needs_no_name(model: Model, tmp_path: Path) -> None:
     ids, ann = np.array([2, 7, 1]), adapted(model, 1)
     export(model, {"ann": ann}, tmp_path / "ann.bundle", "merged")
+    [effect] = [row for row in json.loads((tmp_path / "ann.bundle/parity/report.json").read_text())["effects"] if row["check"] == "artifact"]
+    assert effect["ok"] and effect["change"] > 0  # of the one graph that the artifact reaches
     merged = Bundle(tmp_path / "ann.bundle")
     assert np.allclose(merged(ids)["waveform"], spoken(model, ids, ann.own["condition.speaker"].numpy(), ann), atol=1e-5)
     path = recording(tmp_path / "voice.wav")
@@ -300,3 +303,33 @@ def test_a_manifest_whose_conditioner_computes_nothing_is_refused(bundle: Bundle
         table["conditioners"]["speaker"] = []
     with pytest.raises(ManifestError, match=r"conditioners\."):
         parse_manifest(table)
+
+
+def test_an_artifact_may_be_a_speaker_and_nothing_else(model: Model, tmp_path: Path) -> None:
+    """No edits, so no file of tensors; it is called, saved, loaded and added as any other."""
+    ids, ann, eve = np.array([2, 7, 1]), adapted(model, 1), adapted(model, 3).with_edits(())
+    folder = export(model, {"ann": ann, "eve": eve}, tmp_path / "people.bundle", "slots", {"adapters": True}).directory
+    own = eve.own["condition.speaker"].numpy()
+    bundle = Bundle(folder, device="cpu")
+    assert "file" not in bundle.manifest.raw["artifacts"]["eve"] and not (folder / "artifacts/eve/slots.safetensors").exists()
+    loaded = [
+        bundle.load_artifact(place, name)
+        for place, name in ((bundle.save_artifact("eve", tmp_path / "saved"), "s"), (folder / "artifacts/eve", "f"), (eve.save(tmp_path / "core"), "c"))
+    ]
+    for name in ("eve", *loaded):
+        assert np.allclose(bundle(ids, name)["waveform"], spoken(model, ids, own), atol=1e-5)
+    assert bundle.selftest().ok
+    add_artifacts(model, {"fay": eve}, folder)
+    assert np.array_equal(Bundle(folder, device="cpu")(ids, "fay")["waveform"], bundle(ids, "eve")["waveform"])
+
+
+@pytest.mark.parametrize("form", ["merged", "bank"])
+def test_a_speaker_alone_needs_slots(model: Model, form: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"artifact eve holds no edits, only a value of speaker, and form '{form}' takes edits; use form 'slots'"):
+        export(model, {"eve": adapted(model, 3).with_edits(())}, tmp_path / "eve.bundle", form)
+
+
+def test_no_artifact_brings_what_is_said(model: Model, tmp_path: Path) -> None:
+    artifact = replace(adapted(model, 1), own={"condition.ids": torch.zeros(3)})
+    with pytest.raises(UserError, match="artifact ann brings a value for 'ids', which is made of the raw input that a call gives"):
+        export(model, {"ann": artifact}, tmp_path / "ann.bundle")

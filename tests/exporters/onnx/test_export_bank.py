@@ -115,6 +115,15 @@ def test_another_bank_is_fed(banked: Banked) -> None:
         assert is_close(found["features"][row], answers(banked.model, inputs, artifact)["features"][row])
 
 
+def test_numbers_below_0_are_refused(banked: Banked) -> None:
+    """The graph would count them from the last artifact backwards."""
+    feeds = arrays(example_of(banked.model, seed=25, sizes={"batch": 2}))
+    with pytest.raises(ArtifactError, match="artifact_id is 0 for the base and from 1 on for artifacts, found -1"):
+        banked.bundle.run({**feeds, "artifact_id": np.array([0, -1])})
+    with pytest.raises(ArtifactError, match=r"no artifact \['tools'\] in this bank"):
+        banked.bundle.run(feeds, artifact=[["tools"], None])  # type: ignore[list-item]
+
+
 def _widened(edit: Edit, seed: int) -> Edit:
     if edit.kind != "lowrank":
         return edit
@@ -161,7 +170,7 @@ def test_errors_name_what_is_wrong(banked: Banked, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="form='slots'"):
         banked.bundle.learn("kite", feeds)
     swapped = Bundle(export(tiny_model(POLICY), {}, tmp_path / "slots.bundle").directory)
-    with pytest.raises(ArtifactError, match="takes one artifact for a call, found a list; export it with form='bank'"):
+    with pytest.raises(ArtifactError, match=r"takes one artifact for a call, found \['a', 'b'\]; export it with form='bank'"):
         swapped.run(arrays(example_of(tiny_model(POLICY))), artifact=["a", "b"])
 
 

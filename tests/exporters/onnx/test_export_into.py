@@ -18,6 +18,7 @@ from polyadapt.cli import main
 from polyadapt.edits import Edit
 from polyadapt.errors import ExportError, UserError
 from polyadapt.families.mlp_policy.card import CARD as POLICY
+from polyadapt.families.vit.card import CARD as VIT
 from polyadapt.model import Model
 from polyadapt.testing.conformance import example_of, tiny_model
 from polyadapt_onnx.exporter import export
@@ -169,6 +170,8 @@ def test_variants_and_adapter_files_are_kept_up(model: Model, tmp_path: Path) ->
     for name in ("float16", "int8"):
         assert set(manifest["variants"][name]["parity"]["effect_correlations"]) == {"first", "second"} == set(report["variants"][name]["effect_correlations"])
         assert any(row.get("artifact") == "second" for row in report["variants"][name]["effects"])
+        told = [json.dumps(row, sort_keys=True) for part in ("cases", "effects") for row in report["variants"][name][part] if row.get("name") != "all"]
+        assert len(told) == len(set(told))  # base and random adapters stand there once
         assert Bundle(made, device="cpu", variant=name).selftest().ok
 
 
@@ -180,3 +183,18 @@ def test_an_artifact_that_fails_a_variant_is_refused(model: Model, tmp_path: Pat
     with pytest.raises(ExportError, match="variant float16 did not pass its gate.* artifact second: its effect correlates"):
         add_artifacts(model, {"second": low_rank(model, 2)}, made)
     assert digests(made) == before
+
+
+def test_answers_of_a_variant_count_the_new_ones_once(tmp_path: Path) -> None:
+    """Best classes that were compared: as many as an export with both artifacts compares."""
+    model = tiny_model(VIT, "classification")
+    made_of = {"first": low_rank(model, 1, site="block.0.attn.q"), "second": low_rank(model, 2, site="block.0.attn.q")}
+    artifacts = {
+        name: whole.with_edits(replace(edit, tensors={part: value * 0.2 for part, value in edit.tensors.items()}) for edit in whole.edits) for name, whole in made_of.items()
+    }
+    options = {"variants": ("float16",)}
+    made = export(model, {"first": artifacts["first"]}, tmp_path / "made.bundle", options=options).directory
+    whole = export(model, artifacts, tmp_path / "whole.bundle", options=options).directory
+    add_artifacts(model, {"second": artifacts["second"]}, made)
+    counts = [json.loads((root / "manifest.json").read_text())["variants"]["float16"]["parity"]["answers"]["compared"] for root in (whole, made)]
+    assert counts[0] == counts[1] > 0

@@ -25,6 +25,7 @@ from polyadapt.model import Model
 from polyadapt.testing.conformance import applies, example_of, tasks_of, tiny_model
 from polyadapt.testing.exporting import adapted_artifact
 from polyadapt_onnx.exporter import export
+from polyadapt_onnx.forms import slots
 from polyadapt_onnx.metrics import require_metric
 from polyadapt_onnx.variants import VARIANTS
 from polyadapt_onnx.variants.errors import VariantError
@@ -250,6 +251,8 @@ def test_a_variant_that_loses_a_point_is_not_written(tmp_path: Path) -> None:
         ("wer", 0.1, 0.115, False),
         ("mse", 2.0, 2.01, True),
         ("mse", 2.0, 2.03, False),
+        ("accuracy", 0.9, float("nan"), False),
+        ("mse", float("nan"), 2.0, False),
     ],
 )
 def test_what_a_point_is(metric: str, plain: float, half: float, good: bool) -> None:
@@ -296,3 +299,44 @@ def test_a_merged_graph_has_variants_too(tmp_path: Path) -> None:
     model = tiny_model(POLICY)
     folder = export(model, artifacts_of(model, "lora"), tmp_path / "a.bundle", "merged", {"variants": BOTH}).directory
     assert all(Bundle(folder, device="cpu", variant=name).selftest().ok for name in BOTH)
+
+
+def test_what_is_baked_in_is_half_too_where_torchs_own_error_is_measured(tmp_path: Path) -> None:
+    """torch's error is that of rounding, and not the whole effect of the artifact, which would allow any graph."""
+    model = tiny_model(POLICY)
+    folder = export(model, artifacts_of(model, "lora"), tmp_path / "a.bundle", "merged", {"variants": ("float16",)}).directory
+    parity = json.loads((folder / "manifest.json").read_text())["variants"]["float16"]["parity"]
+    assert 0 < parity["torch_error"] < 2e-3
+
+
+def turned(model: onnx.ModelProto) -> None:
+    """Every artifact of a bank acts the wrong way round: the base stays the base."""
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith(":shift.b"):
+            tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), tensor.name))
+
+
+def test_a_variant_of_a_bank_keeps_the_effect_of_every_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its artifacts are fed by numbers, so their effects are compared by number: an effect too small for the tolerance, and turned round."""
+    model = tiny_model(POLICY)
+    artifact = artifacts_of(model, "bitfit")["bitfit"]
+    edits = [replace(edit, tensors={"b": edit.tensors["b"] * 3e-3}) for edit in artifact.edits if edit.site.endswith("ffn.up")]
+    artifacts, options = {"small": artifact.with_edits(edits)}, {"variants": ("float16",)}
+    folder = export(model, artifacts, tmp_path / "a.bundle", "bank", options).directory
+    parity = json.loads((folder / "manifest.json").read_text())["variants"]["float16"]["parity"]
+    assert parity["effect_correlations"]["small"] > 0.99 and parity["torch_error"] < 2e-3
+    spoilt(monkeypatch, "float16", turned)
+    monkeypatch.setattr("polyadapt_onnx.variants.build.limit_of", lambda *given: (0.5, None))
+    with pytest.raises(VariantError, match=r"artifact small: its effect correlates by -\d\.\d+ with that in float32"):
+        export(model, artifacts, tmp_path / "b.bundle", "bank", options)
+
+
+def test_a_variant_that_onnxruntime_refuses_is_no_reason_for_the_other_exporter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The float32 graph has passed, so nothing is traced again."""
+    model, traced = tiny_model(POLICY), list[str]()
+    honest = slots.write_graph
+    monkeypatch.setattr(slots, "write_graph", lambda given, path: traced.append(given.recipe.exporter) or honest(given, path))
+    spoilt(monkeypatch, "float16", lambda made: setattr(made.graph.node[0], "op_type", "NoSuchOp"))
+    with pytest.raises(VariantError, match=r"variant float16: onnxruntime refuses the exported graph: .*export without this variant"):
+        export(model, artifacts_of(model, "lora"), tmp_path / "a.bundle", options={"variants": ("float16",)})
+    assert traced == ["dynamo"] and not (tmp_path / "a.bundle").exists()

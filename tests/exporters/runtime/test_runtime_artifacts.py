@@ -112,6 +112,8 @@ def test_learning_from_nothing_makes_a_classifier(bundle: Bundle, x: np.ndarray,
     assert [bundle(row, second).label for row in x[:2]] == ["left", "right"]
     bundle.save_artifact(second, tmp_path / "sides")
     assert bundle(x[1], bundle.load_artifact(tmp_path / "sides")) == bundle(x[1], second)
+    alone = bundle.learn("left", x[0], name="alone")  # one example that stands in no list is one
+    assert np.array_equal(bundle.run({"x": x}, alone)["logits"], bundle.run({"x": x}, first)["logits"])
     on_adapter = bundle.learn("only", [x[0]], "plain")
     assert np.array_equal(bundle.run({"x": x}, on_adapter)["features"], bundle.run({"x": x}, "plain")["features"])
 
@@ -121,6 +123,9 @@ def test_learning_refuses_what_has_no_prototypes(bundle: Bundle, kit: Any, x: np
         bundle.learn("wren", list(x), "birds")
     with pytest.raises(InputError, match="at least one example"):
         bundle.learn("owl", [], "birds")
+    for label in (7, ""):
+        with pytest.raises(ArtifactError, match="the label of a class is a text that is not empty"):
+            bundle.learn(label, list(x), "birds")
     linear = bundle.load_artifact(write_artifact(tmp_path / "linear", kit.adapter(3, cosine=False), labels=["a", "b", "c"]))
     with pytest.raises(ArtifactError, match="linear"):
         bundle.learn("owl", list(x), linear)
@@ -198,3 +203,18 @@ def test_command_line(bundle_path: Path, kit: Any, bundle_copy: Path, capsys: py
     assert main([str(bundle_copy)]) == BundleError.exit_code == 1
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.startswith("error: ") and captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("arguments", "words"), [((), "required: bundle"), (("x", "--beams", "many"), "invalid int value: 'many'"), (("x", "--nothing"), "--nothing")])
+def test_wrong_arguments_are_wrong_input(arguments: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("error: ") and words in captured.err and captured.err.count("\n") == 1
+
+
+def test_answers_of_numbers_become_json(bundle_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a voice gives them: a waveform, and the number of its samples without an axis."""
+    answer = {"waveform": np.ones(2, np.float32), "lengths": np.int64(2)}
+    monkeypatch.setattr(Bundle, "__call__", lambda self, *given, **options: answer)
+    assert main([str(bundle_path), "a text", "--json", "--device", "cpu"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"a text": {"waveform": [1.0, 1.0], "lengths": 2}}

@@ -246,6 +246,7 @@ def test_one_beam_is_greedy_and_prompts_stay_with_every_beam(bundle: Bundle) -> 
     for name in (None, "prompt", "all"):
         greedy = [token.id for token in bundle.stream([3, 1, 4], 10, name, stop_ids=())]
         assert [token.id for token in bundle.stream([3, 1, 4], 10, name, beams=Beams(1), stop_ids=())] == greedy
+    assert list(bundle.stream([3, 1, 4], 6, beams=3)) == list(bundle.stream([3, 1, 4], 6, beams=Beams(3)))
     with pytest.raises(InputError, match="draws nothing"):
         bundle.stream([3, 1, 4], beams=Beams(2), sampling=Sampling(1.0))
 
@@ -403,3 +404,35 @@ def test_suppressed_tokens_are_never_said(listener: Bundle) -> None:
     free = {heard(np.full(100, level, np.float32), 1, (), ())[0] for level in np.linspace(-9, 9, 99)}
     said = {next(iter(listener.stream((np.full(100, level, np.float32), 16000), 1))).id for level in np.linspace(-9, 9, 99)}
     assert free >= {1, 7} and not said & {1, 7}  # without the settings, both would begin a text
+
+
+def test_a_transcript_is_not_cut_where_nobody_gave_a_limit(listener: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A model that says much in one window: more than the tokens of a text, as far as a window can hold, and a limit that ends it is said."""
+    clip = (next(audio for level in np.linspace(-3, 3, 13) if 1 not in heard(audio := np.full(100, level, np.float32), 300)), 16000)
+    assert len(listener(clip)) == len(listener([clip])[0]) == len(listener.generate(clip)) == 224
+    assert caplog.text.count("the text was ended after 224 tokens") == 3
+    caplog.clear()
+    assert len(listener.generate(clip, 300)) == 300 and "ended after 300 tokens" in caplog.text
+    monkeypatch.setitem(listener.manifest.generation, "maximum_tokens", 40)  # the model's own length, start ids among them
+    caplog.clear()
+    assert len(listener(clip)) == len(listener.generate(clip, 300)) == 38 and caplog.text.count("ended after 38 tokens") == 2
+
+
+def test_a_text_that_ends_by_itself_or_where_it_was_told_to_gives_no_warning(bundle: Bundle, listener: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+    clip = (next(audio for level in np.linspace(-3, 3, 13) if 1 in heard(audio := np.full(100, level, np.float32), 30)), 16000)
+    assert len(listener(clip)) < 31 and len(bundle.generate("d b e", 5)) and "was ended" not in caplog.text
+    bundle("d b e")
+    assert caplog.text.count("the text was ended after 64 tokens") == 1
+
+
+def test_a_call_searches_with_the_beams_that_it_is_given(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+    texts = ["d b e b f", "a c", "f f b", "e d c b"]
+    found = bundle(texts, beams=4)
+    assert found == [bundle.generate(text, beams=4) for text in texts] != bundle(texts)
+
+
+def test_what_a_text_has_no_use_for_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(InputError, match="condition is for models that take an input of another medium, and task 'causal-lm' writes text"):
+        bundle("a", condition={"speaker": np.zeros(3)})
+    with pytest.raises(InputError, match="beams=0|at least 1 text"):
+        bundle("a", beams=0)

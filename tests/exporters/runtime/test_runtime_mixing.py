@@ -64,7 +64,10 @@ def in_core(parts: list[Tensors], weights: list[float]) -> Tensors:
     return {name: value.numpy() for name, value in slots_of(total or []).items()}
 
 
-@pytest.mark.parametrize(("groups", "weights"), [*(((group,), (0.7, 0.3)) for group in WEIGHED), (WEIGHED[1:], (-1.5, 2.0)), (("keys",), (1.0, 1.0)), (("prepend",), (1.0, 1.0))])
+@pytest.mark.parametrize(
+    ("groups", "weights"),
+    [*(((group,), (0.7, 0.3)) for group in WEIGHED), (WEIGHED[3:], (-1.5, 2.0)), (("mask", "shift"), (-1.5, 2.0)), (("keys",), (1.0, 1.0)), (("prepend",), (1.0, 1.0))],
+)
 def test_a_mix_is_that_of_cores_algebra_bit_for_bit(groups: tuple[str, ...], weights: tuple[float, float]) -> None:
     left, right = tensors_of(groups, 1, 2), tensors_of(groups, 2, 5)
     expected, found = in_core([left, right], list(weights)), mix_of(left, right, weights)
@@ -111,11 +114,15 @@ def test_a_head_or_a_prefix_keeps_its_whole_effect() -> None:
             mix_of(tensors_of((group,), 1, 2), other, (0.5, 1.0))
 
 
-def test_a_scale_beside_another_ones_lowrank_alone_is_a_mix() -> None:
-    """(IA)3 beside LoRA at one site: each stands in one artifact, and core sums them as well."""
-    left, right = tensors_of(("scale",), 1, 2), tensors_of(("lowrank",), 2, 2)
-    expected = in_core([left, right], [0.5, 0.5])
-    assert all(np.array_equal(value, expected[name]) for name, value in mix_of(left, right, (0.5, 0.5)).items())
+@pytest.mark.parametrize("changed", ["lowrank", "mask"])
+def test_a_scale_beside_what_another_one_changes_in_the_weights_is_no_mix(changed: str) -> None:
+    """(IA)3 beside LoRA at one site: the scale would multiply what the other adds. Core refuses it as well."""
+    left, right = tensors_of(("scale",), 1, 2), tensors_of((changed,), 2, 2)
+    for parts in ((left, right), (right, left)):
+        with pytest.raises(ArtifactError, match=r"cannot mix.*DoRA.*block\.0\.ffn"):
+            mix_of(*parts, (0.5, 0.5))
+    apart = tensors_of((changed,), 2, 2, "block.1.ffn")
+    assert set(mix_of(left, apart, (0.5, 0.5))) == {*left, *apart}
 
 
 @pytest.fixture

@@ -106,11 +106,21 @@ def test_a_list_answers_in_order(bundle: Bundle, x: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, -2.0])
-def test_scale_weighs_the_effect(bundle: Bundle, kit: Any, made: Any, x: np.ndarray, weight: float) -> None:
-    full = made.artifacts["plain"]
-    weighed = {**full, "block.0.ffn:lowrank.b": full["block.0.ffn:lowrank.b"] * weight, "block.0.ffn:shift.b": full["block.0.ffn:shift.b"] * weight}
-    weighed["block.0.ffn:scale.g"] = 1 + weight * (full["block.0.ffn:scale.g"] - 1)
-    assert_close(bundle.run({"x": x}, "plain", weight)["features"], kit.classifier_reference(made, x, weighed)[1])
+def test_scale_weighs_the_effect(kit: Any, x: np.ndarray, tmp_path: Path, weight: float) -> None:
+    made = kit.classifier()
+    low, factor, shift = (f"block.0.ffn:{kind}" for kind in ("lowrank", "scale", "shift"))
+    made.artifacts = {"low": kit.adapter(3, classes=None, kinds=(low, shift)), "factor": kit.adapter(4, classes=None, kinds=(factor, shift))}
+    bundle = Bundle(kit.write(tmp_path / "s.bundle", made), device="cpu")
+    for name, full in made.artifacts.items():
+        weighed = {slot: value * weight if slot in (f"{low}.b", f"{shift}.b") else value for slot, value in full.items()}
+        weighed |= {slot: 1 + weight * (value - 1) for slot, value in full.items() if slot == f"{factor}.g"}
+        assert_close(bundle.run({"x": x}, name, weight)["features"], kit.classifier_reference(made, x, weighed)[1])
+
+
+def test_an_artifact_that_scales_what_it_changes_has_no_share(bundle: Bundle, x: np.ndarray) -> None:
+    """DoRA: half of both factors is not half of the effect."""
+    with pytest.raises(ArtifactError, match=r"artifact 'plain' scales an op and changes its weights at once \(DoRA\) at block\.0\.ffn.*scale=1\.0"):
+        bundle.run({"x": x}, "plain", 0.5)
 
 
 def test_scale_weighs_a_bottleneck(kit: Any, x: np.ndarray, tmp_path: Path) -> None:
@@ -130,8 +140,9 @@ def test_what_cannot_be_scaled_says_so(bundle: Bundle, x: np.ndarray) -> None:
         bundle.run({"x": x}, "birds", 0.5)
     with pytest.raises(ArtifactError, match="without an artifact"):
         bundle.run({"x": x}, scale=0.5)
-    with pytest.raises(ArtifactError, match="finite"):
-        bundle.run({"x": x}, "plain", float("nan"))
+    for scale in (float("nan"), "2", None):
+        with pytest.raises(ArtifactError, match="scale must be a finite number, got"):
+            bundle.run({"x": x}, "plain", scale)  # type: ignore[arg-type]
 
 
 def test_wrong_calls_name_what_is_wrong(bundle: Bundle, x: np.ndarray) -> None:
@@ -141,6 +152,16 @@ def test_wrong_calls_name_what_is_wrong(bundle: Bundle, x: np.ndarray) -> None:
         bundle.run({"x": x, "y": x})
     with pytest.raises(InputError, match="'x' missing"):
         bundle.run({})
+    with pytest.raises(InputError, match="input 'x' takes one array, and these values are none"):
+        bundle.run({"x": [[1.0] * 6, [1.0] * 5]})
+    for artifact in (5, 0.5):
+        with pytest.raises(ArtifactError, match=f"found {artifact}"):
+            bundle(list(x), artifact)  # type: ignore[arg-type]
+        with pytest.raises(ArtifactError, match=f"found {artifact}"):
+            bundle.run({"x": x}, artifact)  # type: ignore[arg-type]
+    for size in (0, -1, 1.5):
+        with pytest.raises(InputError, match="batch_size is a whole number from 1 on, found"):
+            bundle(list(x), batch_size=size)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="takes float32, found int64"):
         bundle.run({"x": x.astype(np.int64)})
     with pytest.raises(InputError, match=r"shape \[batch, 6\], found \[6\]"):
@@ -161,3 +182,13 @@ def test_cache_keeps_its_limit_and_drops_the_oldest(bundle: Bundle) -> None:
     assert cache.get((("a1", 1.0),)) is None
     cache.put((("huge", 1.0),), {"block.0.ffn:shift.b": np.zeros(1000, np.float32)})
     assert cache.get((("huge", 1.0),)) is None and cache.held_bytes == 800
+
+
+def test_what_a_call_has_no_use_for_is_refused(bundle: Bundle, x: np.ndarray) -> None:
+    """It would be left out without a word."""
+    with pytest.raises(InputError, match=r"a table of ready tensors holds every input; put manner into it"):
+        bundle({"x": x}, condition={"manner": np.zeros(3)})
+    with pytest.raises(InputError, match="beams=4: a search follows texts, and task 'classification' writes none"):
+        bundle(x[0], beams=4)
+    with pytest.raises(InputError, match="condition gives 'x', which is made of the raw input of this call"):
+        bundle(x[0], condition={"x": x[1]})

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from polyadapt_runtime import Bundle, InputError, Segment, Token, text_of, transcribe
+from polyadapt_runtime import Beams, Bundle, InputError, Segment, Token, text_of, transcribe
 from polyadapt_runtime.sampling import Rules, Sampling
 from polyadapt_runtime.sound import Sound
 from polyadapt_runtime.timestamps import Said, TimedRules, Times, parts, start_ids
@@ -119,8 +119,8 @@ class Ears:
     def stream(self, clip: tuple[np.ndarray, int], max_tokens: int, artifact: Any, scale: float, **options: Any) -> Iterator[Token]:
         return iter(Token(token, "") for token in self.answers[self._hear(clip, options)])
 
-    def __call__(self, clip: tuple[np.ndarray, int], artifact: Any, scale: float) -> str:
-        return f"window {self._hear(clip, {})}"
+    def __call__(self, clip: tuple[np.ndarray, int], artifact: Any, scale: float, *, beams: int = 1) -> str:
+        return f"window {self._hear(clip, {'beams': beams})}"
 
 
 def ramp(seconds: float, rate: int = 1000) -> tuple[np.ndarray, int]:
@@ -141,6 +141,9 @@ def test_long_sounds_are_read_in_consecutive_windows(tmp_path: Path) -> None:
     assert [window for _, window in ears.windows] == [2.0, 2.0, 1.0]
     ctc = Ears(tmp_path, task="ctc")
     assert text_of(run(ctc, ramp(3.0))) == "window 0 window 1"
+    assert ctc.options == [{"beams": 1}] * 2
+    assert len(run(ctc, ramp(1.0), beams=8)) == len(run(ctc, ramp(1.0), beams=Beams(4))) == 1
+    assert ctc.options[2:] == [{"beams": 8}, {"beams": 4}]
     with pytest.raises(InputError, match="has no option 'language'"):
         run(ctc, ramp(3.0), language="fr")
 

@@ -64,7 +64,7 @@ def build(job: Job) -> Made:
             view = replace(view, signature=Signature((*view.signature.inputs, ARTIFACT_ID), view.signature.outputs))
         views.append(view)
         cases += _graph(job, view, mine, view.groups(banked), sets, report)
-    return Made(banked, cases, report, views)
+    return Made(banked, cases, report, views, list(job.artifacts))
 
 
 def bank_groups(job: Job, groups: Sequence[SlotGroup], sets: Sets) -> list[SlotGroup]:
@@ -181,7 +181,8 @@ def mixed_cases(job: Job, view: View, name: str, sets: Sets, turn: int, slots: A
         answers = {int(number): torch_answers(job, view, inputs, sets[number]) for number in set(ids.tolist())}
         expected = {spec.name: joined(spec, [answers[number][spec.name] for number in ids.tolist()], classes_of(job, sets)) for spec in view.signature.outputs}
         chosen = {ARTIFACT_ID.name: ids} if ARTIFACT_ID in view.signature.inputs else {}
-        cases.append(Case(case_name(job, view, name, index), None, dict(sizes), {**numpy_of(inputs), **chosen}, slots, expected, view.name))
+        absent = ("logits",) if classes_of(job, sets) else ()
+        cases.append(Case(case_name(job, view, name, index), None, dict(sizes), {**numpy_of(inputs), **chosen}, slots, expected, view.name, absent))
     return cases
 
 

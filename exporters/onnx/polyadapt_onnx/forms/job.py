@@ -47,12 +47,20 @@ class Job:
 
 @dataclass(frozen=True)
 class Made:
-    """What a form made besides the graphs themselves. `views` are the graphs where a form gives them other inputs than the job's."""
+    """What a form made besides the graphs themselves.
+
+    Attributes:
+        views: the graphs where a form gives them other inputs than the job's.
+        numbered: artifacts of a bank by number, from 1.
+        baked: edits that are inside the graphs for good.
+    """
 
     groups: Sequence[SlotGroup]
     cases: Sequence[Case]
     report: GateReport
     views: Sequence[View] = ()
+    numbered: Sequence[str] = ()
+    baked: Sequence[Edit] = ()
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from polyadapt.errors import UserError, nearest
+from polyadapt.errors import ExportError, UserError, nearest
 from polyadapt_onnx.forms.job import Job, Made
 from polyadapt_onnx.gate import GateReport, Graph
 from polyadapt_onnx.variants import VARIANTS, Variant
@@ -52,12 +52,16 @@ def build_variants(job: Job, made: Made) -> list[MadeVariant]:
 
 
 def _build(job: Job, made: Made, variant: Variant) -> MadeVariant:
-    tolerance, own_error = limit_of(variant, job.views[0], made)
-    report = VariantReport(variant, GateReport(tolerance), own_error=own_error)
+    limits = {view.name: limit_of(variant, job, view, made) for view in job.views}
+    own_error = max((own for _, own in limits.values() if own is not None), default=None)
+    report = VariantReport(variant, GateReport(max(tolerance for tolerance, _ in limits.values())), own_error=own_error)
     no_effect = job.model.family.no_effect(job.model.backbone)
     files = _convert(job, variant)
-    for view in job.views:
-        check_variant(variant, view, Graph(job.path(view)), Graph(job.staging / files[view.name]), made, no_effect, report)
+    try:
+        for view in job.views:
+            check_variant(variant, view, Graph(job.path(view)), Graph(job.staging / files[view.name]), made, no_effect, report, limits[view.name][0])
+    except ExportError as error:  # of a graph that onnxruntime refuses or cannot run: the float32 graph did pass
+        raise VariantError(f"variant {variant.name}: {error}; nothing was written, export without this variant") from error
     report.require()
     return MadeVariant(variant, files, report)
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from polyadapt_onnx.forms.job import Made
-from polyadapt_onnx.gate import Arrays, Case, GateReport, Graph, check_swap, moved_slot, null_reason, relative_error
+from polyadapt.edits import Edit
+from polyadapt_onnx.forms.bank import ARTIFACT_ID as NUMBERS
+from polyadapt_onnx.forms.job import Job, Made, attached
+from polyadapt_onnx.gate import Arrays, Case, GateReport, Graph, check_swap, expected_outputs, moved_slot, null_reason, relative_error
 from polyadapt_onnx.variants import Variant
 from polyadapt_onnx.variants.errors import VariantError
 from polyadapt_onnx.views import View
 from polyadapt_runtime.selftest import pooled_error
 
+ARTIFACT_ID = NUMBERS.name
 OWN_ERROR = 3  # how many times torch's own error in half precision
 HALF_STEP = 2.0**-10  # relative rounding of half precision: where torch's error is less, this is the least that is asked
 MARGIN = 10  # tolerances: by so much torch's best class must lead for another one to be an error
@@ -31,8 +33,7 @@ class VariantReport:
     rows: GateReport
     correlations: dict[str, float] = field(default_factory=dict)
     own_error: float | None = None
-    answers: int = 0
-    other_answers: int = 0
+    answers: dict[str, tuple[int, int]] = field(default_factory=dict)  # by case: how many were compared, and how many were other ones
 
     def to_dict(self) -> dict[str, Any]:
         """For `parity/report.json`."""
@@ -42,7 +43,7 @@ class VariantReport:
         """For the manifest."""
         row: dict[str, Any] = {"ok": self.rows.ok, "measure": self.variant.measure, "tolerance": self.rows.tolerance, "error": self.rows.max_error}
         row["effect_correlations"] = self.correlations
-        row["answers"] = {"compared": self.answers, "other": self.other_answers}
+        row["answers"] = {"compared": sum(compared for compared, _ in self.answers.values()), "other": sum(other for _, other in self.answers.values())}
         return row if self.own_error is None else {**row, "torch_error": self.own_error}
 
     def require(self) -> None:
@@ -57,7 +58,9 @@ class VariantReport:
             raise VariantError(f"variant {self.variant.name} did not pass its gate ({len(failed)} checks failed): {words}; nothing was written, export without this variant")
 
 
-def check_variant(variant: Variant, view: View, plain: Graph, graph: Graph, made: Made, no_effect: Mapping[str, str], report: VariantReport) -> None:
+def check_variant(
+    variant: Variant, view: View, plain: Graph, graph: Graph, made: Made, no_effect: Mapping[str, str], report: VariantReport, tolerance: float | None = None
+) -> None:
     """Every check of one graph.
 
     Args:
@@ -68,6 +71,7 @@ def check_variant(variant: Variant, view: View, plain: Graph, graph: Graph, made
         made: cases with torch's answers.
         no_effect: globs of groups that the family declares to be null.
         report: takes the findings.
+        tolerance: of this graph; None takes the report's.
     """
     if graph.overridable != plain.overridable:
         lost = sorted(plain.overridable - graph.overridable)
@@ -75,47 +79,67 @@ def check_variant(variant: Variant, view: View, plain: Graph, graph: Graph, made
         return
     cases = [case for case in made.cases if case.graph == view.name]
     found = {case.name: graph.run(case.inputs, case.slots) for case in cases}
-    _compare(variant, cases, found, report)
+    _compare(variant, cases, found, report, report.rows.tolerance if tolerance is None else tolerance)
     _check_answers(variant, cases, found, report)
-    by_artifact = {case.artifact: case for case in reversed(cases) if case.artifact is None or case.slots}
-    base = next(case for case in cases if case.artifact is None)
+    swapped = numbered_cases(cases, made.numbered) or cases
+    by_artifact = {case.artifact: case for case in reversed(swapped) if case.artifact is None or case.slots}
+    base = next(case for case in swapped if case.artifact is None)
     check_swap(graph, {None: base, **{name: case for name, case in by_artifact.items() if name is not None}}, report.rows)
     for name in by_artifact:
         if name is not None:
-            _check_effect(variant, plain, graph, name, [case for case in cases if case.artifact == name], report)
+            _check_effect(variant, plain, graph, name, [case for case in swapped if case.artifact == name], report)
     _check_slots(graph, [case for case in cases if case.artifact is None and case.slots], no_effect, report)
 
 
-def limit_of(variant: Variant, view: View, made: Made) -> tuple[float, float | None]:
-    """(tolerance, torch's own error): half precision has to be as good as torch's own, where torch can run it here."""
-    base = next(case for case in made.cases if case.graph == view.name)
-    if variant.name != "float16" or base.slots:
+def numbered_cases(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
+    """Cases of a bank as those of slots: rows of the base, and the number of each artifact for all rows as what is fed beside them. One for each size."""
+    found = []
+    for case in {tuple(case.sizes.items()): case for case in cases if ARTIFACT_ID in case.inputs and not case.slots}.values():
+        zeros = np.zeros_like(case.inputs[ARTIFACT_ID])
+        plain = replace(case, inputs={**case.inputs, ARTIFACT_ID: zeros})
+        found += [plain, *(replace(plain, artifact=name, slots={ARTIFACT_ID: zeros + number}) for number, name in enumerate(names, 1))]
+    return found
+
+
+def limit_of(variant: Variant, job: Job, view: View, made: Made) -> tuple[float, float | None]:
+    """(tolerance of one graph, torch's own error): half precision has to be as good as torch's own, where torch can run it here."""
+    case = next(case for case in made.cases if case.graph == view.name)
+    if variant.name != "float16" or case.slots:
         return variant.tolerance, None
-    own = _own_error(view, base)
+    own = _own_error(job, view, case, made.baked)
     return (variant.tolerance, None) if own is None else (min(variant.tolerance, max(OWN_ERROR * own, HALF_STEP)), own)
 
 
-def _own_error(view: View, case: Case) -> float | None:
-    """torch's error on the base when weights and inputs are half; None where it has no such kernel, or no finite answer."""
-    half = copy.deepcopy(view.inner).half()
-    inputs = {name: torch.from_numpy(value) for name, value in case.inputs.items()}
-    try:
-        outputs = half(**{name: value.half() if value.is_floating_point() else value for name, value in inputs.items()})
-    except (RuntimeError, NotImplementedError, TypeError, ValueError):
-        return None
-    errors = [relative_error(outputs[name].float().numpy(), expected) for name, expected in case.expected.items()]
+def _own_error(job: Job, view: View, case: Case, edits: Sequence[Edit]) -> float | None:
+    """torch's error, with what is baked into the graph, when weights and inputs are half; None where it has no such kernel, or no finite answer.
+
+    Rows of a bank are those of the base here: their artifacts act on top of it.
+    """
+    inputs = {name: torch.from_numpy(value) for name, value in case.inputs.items() if name != ARTIFACT_ID}
+    with attached(job.model, edits):
+        expected = expected_outputs(lambda: view.inner(**inputs), view.outputs)
+        held = {**dict(view.inner.named_parameters()), **dict(view.inner.named_buffers())}
+        try:
+            outputs = torch.func.functional_call(view.inner, halved(held), (), halved(inputs))
+        except (RuntimeError, NotImplementedError, TypeError, ValueError):
+            return None
+    errors = [relative_error(outputs[name].float().numpy(), value) for name, value in expected.items()]
     return max(errors) if np.isfinite(errors).all() else None
 
 
-def _compare(variant: Variant, cases: Sequence[Case], found: Mapping[str, Arrays], report: VariantReport) -> None:
-    rows = report.rows
+def halved(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What is floating, in half precision."""
+    return {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}
+
+
+def _compare(variant: Variant, cases: Sequence[Case], found: Mapping[str, Arrays], report: VariantReport, tolerance: float) -> None:
     if variant.measure == "max-relative":
         measured = [(case.name, output, relative_error(found[case.name][output], expected)) for case in cases for output, expected in case.expected.items()]
     else:
         measured = [("all", output, pooled_error([(found[case.name][output], case.expected[output]) for case in cases])) for output in cases[0].expected]
     for name, output, error in measured:
-        message = f"{name}, output {output}: error {error:.2g} ({variant.measure}), tolerance {rows.tolerance:.2g}"
-        rows.cases.append({"name": name, "graph": cases[0].graph, "output": output, "error": error, "tolerance": rows.tolerance, "ok": error <= rows.tolerance, "message": message})
+        message = f"{name}, output {output}: error {error:.2g} ({variant.measure}), tolerance {tolerance:.2g}"
+        report.rows.cases.append({"name": name, "graph": cases[0].graph, "output": output, "error": error, "tolerance": tolerance, "ok": error <= tolerance, "message": message})
 
 
 def _check_answers(variant: Variant, cases: Sequence[Case], found: Mapping[str, Arrays], report: VariantReport) -> None:
@@ -130,8 +154,7 @@ def _check_answers(variant: Variant, cases: Sequence[Case], found: Mapping[str, 
         unit = float(np.abs(expected).max()) if variant.measure == "max-relative" else float(expected.std())
         differs = expected.argmax(-1) != other.argmax(-1)
         worst = float(lead[differs].max(initial=0.0))
-        report.answers += differs.size
-        report.other_answers += int(differs.sum())
+        report.answers[case.name] = (differs.size, int(differs.sum()))
         ok = worst <= MARGIN * variant.tolerance * unit
         if differs.any():
             report.rows.effects.append({"check": "answer", "case": case.name, "ok": ok, "message": f"{case.name}: another answer where torch's leads by {worst:.2g}"})
@@ -145,8 +168,9 @@ def _check_effect(variant: Variant, plain: Graph, graph: Graph, name: str, cases
         runs = [side.run(case.inputs, slots) for side in (graph, plain) for slots in (case.slots, {})]
         for output in graph.outputs:
             if runs[0][output].shape == runs[1][output].shape:
-                here.append((runs[0][output] - runs[1][output]).ravel())
-                there.append((runs[2][output] - runs[3][output]).ravel())
+                finite = np.all([np.isfinite(run[output]) for run in runs], axis=0)  # classes that a row of a bank does not have are minus infinity
+                here.append(runs[0][output][finite] - runs[1][output][finite])
+                there.append(runs[2][output][finite] - runs[3][output][finite])
     if not here:
         return
     value = correlation(np.concatenate(here), np.concatenate(there))

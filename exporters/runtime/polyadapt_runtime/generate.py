@@ -25,11 +25,11 @@ from polyadapt_runtime.preprocess import Processor
 from polyadapt_runtime.sampling import Rules, Sampling, ScoreRules
 from polyadapt_runtime.text import TextReader
 from polyadapt_runtime.timestamps import TimedRules, Times, start_ids
-from polyadapt_runtime.transcribe import MAX_TOKENS
 from polyadapt_runtime.writing import Token, with_text
 
 TASKS = ("causal-lm", "seq2seq-lm", "transcription")
 TEXT_TOKENS = 64  # ours: of a text whose end nobody asked for
+WINDOW_TOKENS = 224  # of a window of sound: half of what Whisper's decoder has positions for
 
 _log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class Writer:
 
     def _limit(self, asked: int | None, prompt: int) -> int:
         """The most tokens behind a prompt of some: what was asked for, or usual, within what the model can hold."""
-        usual = MAX_TOKENS if self._hears else TEXT_TOKENS
+        usual = WINDOW_TOKENS if self._hears else TEXT_TOKENS
         limit, held = usual if asked is None else asked, self._settings.get("maximum_tokens")
         return limit if held is None else max(0, min(limit, held - prompt))
 

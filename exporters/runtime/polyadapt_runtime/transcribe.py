@@ -15,6 +15,7 @@ import numpy as np
 from polyadapt_runtime.audio import SILENT
 from polyadapt_runtime.beam import Beams
 from polyadapt_runtime.errors import InputError
+from polyadapt_runtime.generate import WINDOW_TOKENS
 from polyadapt_runtime.sound import Sound, open_sound
 from polyadapt_runtime.text import TextReader
 from polyadapt_runtime.timestamps import Segment, Times, parts
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 WINDOW_S = 30.0  # where the model sets no limit
 SHORTEST_S = 0.1  # of a rest that is worth a window
-MAX_TOKENS = 224  # of a window: half of what Whisper's decoder has positions for
 LEAST_TOKENS, TOKENS_A_SECOND = 24, 25  # ours: more than anyone says, so that a model that repeats itself over a short clip comes to an end
 
 _log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def _window(
     """Segments of one window, and how many of its samples are done with."""
     samples, rate = clip
     length_s = len(samples) / rate
-    tokens = min(MAX_TOKENS, LEAST_TOKENS + round(TOKENS_A_SECOND * length_s)) if max_tokens is None else max_tokens
+    tokens = min(WINDOW_TOKENS, LEAST_TOKENS + round(TOKENS_A_SECOND * length_s)) if max_tokens is None else max_tokens
     if bundle.manifest.task == "ctc":
         beams = options.get("beams")
         width = beams.count if isinstance(beams, Beams) else 1 if beams is None else beams

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from polyadapt.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from polyadapt_runtime.sampling import Sampling
 
 
 class Options(BaseModel):
@@ -23,6 +26,22 @@ class Options(BaseModel):
             return given
         lists = {name for name, info in cls.model_fields.items() if get_origin(info.annotation) is tuple}
         return {name: [part.strip() for part in value.split(",") if part.strip()] if name in lists and isinstance(value, str) else value for name, value in given.items()}
+
+
+class DrawingOptions(Options):
+    """How tokens are drawn, chosen alike for a model and for a bundle of it."""
+
+    temperature: float = Field(0.0, ge=0, description="of drawing tokens; 0 takes the likeliest")
+    top_k: int | None = Field(None, ge=1, description="draw among so many tokens only")
+    top_p: float = Field(1.0, gt=0, le=1, description="draw among the likeliest tokens that together have this probability")
+    seed: int | None = Field(None, description="of drawing tokens")
+    repetition_penalty: float = Field(1.0, gt=0, description="above 1, tokens that stand there already become less likely")
+
+    def sampling(self) -> Sampling:
+        """As the runtime takes them."""
+        from polyadapt_runtime.sampling import Sampling
+
+        return Sampling(self.temperature, self.top_k, self.top_p, self.seed, self.repetition_penalty)
 
 
 OptionsT = TypeVar("OptionsT", bound=BaseModel)

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from polyadapt.errors import UserError
-from polyadapt.options import Options
+from polyadapt.options import DrawingOptions, Options
 
 TEXT_TASKS = ("causal-lm", "seq2seq-lm", "transcription")
 
@@ -45,24 +45,17 @@ class FrameOptions(CallOptions):
     beams: int = Field(1, ge=1, description="texts that the search follows; 1 takes the best path")
 
 
-class TextOptions(CallOptions):
+class TextOptions(CallOptions, DrawingOptions):
     """Of texts that are written token by token, transcripts among them."""
 
     maximum_new_tokens: int | None = Field(None, ge=1, description="most tokens of a text, or of a window of sound; by default 64, or by the window's length")
     beams: int = Field(1, ge=1, description="texts that the search follows; 1 searches for none")
-    temperature: float = Field(0.0, ge=0, description="of drawing tokens; 0 takes the likeliest")
-    top_k: int | None = Field(None, ge=1, description="draw among so many tokens only")
-    top_p: float = Field(1.0, gt=0, le=1, description="draw among the likeliest tokens that together have this probability")
-    seed: int | None = Field(None, description="of drawing tokens")
-    repetition_penalty: float = Field(1.0, gt=0, description="above 1, tokens that stand there already become less likely")
     stop: tuple[str, ...] = Field((), description="texts that end the text")
     stop_ids: tuple[int, ...] = Field((), description="token ids that end the text, in place of the model's own")
 
     def generation(self) -> dict[str, Any]:
         """As `Bundle.generate` and `transcribe` take them."""
-        from polyadapt_runtime import Sampling
-
-        made: dict[str, Any] = {"sampling": Sampling(self.temperature, self.top_k, self.top_p, self.seed, self.repetition_penalty)}
+        made: dict[str, Any] = {"sampling": self.sampling()}
         given = {"max_tokens": self.maximum_new_tokens, "stop": self.stop or None, "stop_ids": self.stop_ids or None, "beams": self.beams if self.beams > 1 else None}
         return made | {name: value for name, value in given.items() if value is not None}
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from polyadapt.options import Options, read_options
+from polyadapt.options import DrawingOptions, read_options
 from polyadapt.training.texts import vocabulary_of
 from polyadapt_runtime.postprocess import interpret
-from polyadapt_runtime.sampling import Rules, Sampling
+from polyadapt_runtime.sampling import Rules
 
 if TYPE_CHECKING:
     from polyadapt.artifact import Artifact
@@ -22,18 +22,13 @@ if TYPE_CHECKING:
 NAME = "inference"
 
 
-class InferOptions(Options):
+class InferOptions(DrawingOptions):
     """Options of a call."""
 
     batch_size: int = Field(32, ge=1, description="inputs that run at once")
     top: int = Field(5, ge=1, description="classes that are named")
     beams: int = Field(1, ge=1, description="texts that a search over the frames of a ctc model follows; 1 takes the best path")
     maximum_new_tokens: int = Field(64, ge=1, description="most tokens of a generated text")
-    temperature: float = Field(0.0, ge=0, description="of drawing tokens; 0 takes the likeliest")
-    top_k: int | None = Field(None, ge=1, description="draw among so many tokens only")
-    top_p: float = Field(1.0, gt=0, le=1, description="draw among the likeliest tokens that together have this probability")
-    seed: int | None = Field(None, description="of drawing tokens")
-    repetition_penalty: float = Field(1.0, gt=0, description="above 1, tokens that stand there already become less likely")
 
 
 @contextlib.contextmanager
@@ -121,7 +116,7 @@ def _generate(model: Model, raw: Any, options: InferOptions) -> str | list[int]:
         inputs[name] = torch.tensor([_start(model)], dtype=torch.int64, device=model.device)  # (1, start)
     ends = set(settings.get("eos_ids", ()))
     generator = np.random.default_rng(options.seed)
-    sampling = Sampling(options.temperature, options.top_k, options.top_p, options.seed, options.repetition_penalty)
+    sampling = options.sampling()
     rules = Rules.of(settings, sampling)
     made: list[int] = []
     for step in range(options.maximum_new_tokens):

@@ -148,7 +148,8 @@ def _margins(model: Model, dataset: Dataset, kept: Sequence[dict[str, np.ndarray
     for row, found in enumerate(kept):
         own = _score(model, texts[row], found)
         fits = [_score(model, text, found) for text in _others(texts, row)]
-        margins.append(own - max(fits) if fits else min(1.0, own - NO_PATH / 2))
+        alone = NO_PATH if own == NO_PATH else 1.0
+        margins.append(own - max(fits) if fits else alone)
     return margins
 
 

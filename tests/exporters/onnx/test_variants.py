@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from polyadapt.artifact import Artifact
+from polyadapt.edits import Edit
 from polyadapt.errors import UserError
 from polyadapt.families.mlp_policy.card import CARD as POLICY
 from polyadapt.families.vit.card import CARD as VIT
@@ -26,6 +27,7 @@ from polyadapt.testing.conformance import applies, example_of, tasks_of, tiny_mo
 from polyadapt.testing.exporting import adapted_artifact
 from polyadapt_onnx.exporter import export
 from polyadapt_onnx.forms import slots
+from polyadapt_onnx.forms.job import attached
 from polyadapt_onnx.metrics import require_metric
 from polyadapt_onnx.variants import VARIANTS
 from polyadapt_onnx.variants.errors import VariantError
@@ -301,10 +303,18 @@ def test_a_merged_graph_has_variants_too(tmp_path: Path) -> None:
     assert all(Bundle(folder, device="cpu", variant=name).selftest().ok for name in BOTH)
 
 
-def test_what_is_baked_in_is_half_too_where_torchs_own_error_is_measured(tmp_path: Path) -> None:
-    """torch's error is that of rounding, and not the whole effect of the artifact, which would allow any graph."""
-    model = tiny_model(POLICY)
-    folder = export(model, artifacts_of(model, "lora"), tmp_path / "a.bundle", "merged", {"variants": ("float16",)}).directory
+def test_what_is_baked_in_is_half_too_where_torchs_own_error_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's error is that of rounding, and not the whole effect of the artifact, which would allow any graph; nor is it the base's."""
+    model, measured = tiny_model(POLICY), []
+
+    def noted(given: Model, edits: Sequence[Edit]) -> Any:
+        measured.append([edit.key for edit in edits])
+        return attached(given, edits)
+
+    monkeypatch.setattr("polyadapt_onnx.variants.gate.attached", noted)
+    artifacts = artifacts_of(model, "lora")
+    folder = export(model, artifacts, tmp_path / "a.bundle", "merged", {"variants": ("float16",)}).directory
+    assert measured == [[edit.key for edit in artifacts["lora"].edits]]
     parity = json.loads((folder / "manifest.json").read_text())["variants"]["float16"]["parity"]
     assert 0 < parity["torch_error"] < 2e-3
 

@@ -145,6 +145,9 @@ def test_what_cannot_be_read_is_named_and_a_speaker_without_clips_left_out(start
     made = prepare(tmp_path / "corpus", start, sources, [], ())
     assert made.seconds == {"x-en": pytest.approx(1.0, abs=0.1), "x-fr": 0.0} and "fr-1.flac: left out, " in caplog.text
     assert [speaker.name for speaker in read_corpus(tmp_path / "corpus").speakers] == ["x-en"]
+    with pytest.raises(UserError, match="speaker 'x-fr' has no recording with a text that .* can say"):
+        prepare(tmp_path / "none", start, [*speakers_of(Collection("x", "data:x", {}, 5.0), data, RATE_HZ)], [], ("x-fr",))
+    assert not (tmp_path / "none").exists()
     with pytest.raises(UserError, match="no speaker has a recording that can be read"):
         prepare(tmp_path / "none", start, [*speakers_of(Collection("x", "data:x", {}, 5.0), data.subset([1]), RATE_HZ)], [], ())
 

@@ -110,6 +110,8 @@ def prepare(folder: Path, model: Model, sources: Iterable[Source], texts: Iterab
             speaker = source.speaker
             if speaker.name in held_out:
                 summary.held_out[speaker.name] = _hold_out(staging / HELD_OUT_FOLDER / speaker.name, source, phonemes, rate_hz)
+                if not summary.held_out[speaker.name]:
+                    raise UserError(f"speaker {speaker.name!r} has no recording with a text that {model.reference} can say, so nothing could be adapted to; hold out another")
             else:
                 taken = [replace(clip, ids=phonemes.ids(clip.text, speaker.language)) for clip in _until(source.clips, share * source.seconds, rate_hz)]
                 summary.seconds[speaker.name] = sum(len(clip.samples) for clip in taken) / rate_hz

@@ -267,7 +267,7 @@ def test_loudness_does_not_decide_who_is_heard(model: Model) -> None:
     quiet = np.concatenate([np.zeros(800, np.float32), samples, np.zeros(1600, np.float32)])
     lengths = torch.tensor([len(samples), len(quiet)])
     both = levelled(torch.nn.utils.rnn.pad_sequence([torch.from_numpy(samples), torch.from_numpy(quiet)], batch_first=True), lengths, 8)
-    assert torch.allclose(both[0, : len(samples)], both[1, 800 : 800 + len(samples)], rtol=1e-3)
+    assert torch.allclose(both[0, : len(samples)], both[1, 800 : 800 + len(samples)], rtol=1e-5)
 
 
 def test_a_voice_that_does_not_listen_says_what_to_do() -> None:

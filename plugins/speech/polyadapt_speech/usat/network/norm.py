@@ -14,4 +14,5 @@ class ChannelNorm(nn.LayerNorm):
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+        # Not a view: what follows goes through values in the order in which convolutions answer their gradients.
+        return super().forward(x.transpose(1, 2)).transpose(1, 2).contiguous()

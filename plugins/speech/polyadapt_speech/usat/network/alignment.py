@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
-from torch.nn import functional as F
+from numpy.typing import NDArray
 
 from polyadapt.errors import UserError
 
@@ -46,29 +47,33 @@ def durations_by_search(scores: torch.Tensor, tokens: torch.Tensor, frames: torc
     if short:
         row = short[0]
         raise UserError(f"row {row} has {int(frames[row])} frames for {int(tokens[row])} tokens; a token lasts one frame at least: the text does not belong to the recording")
-    # A loop over frames of small operations: on a GPU their launches alone would take ten times as long.
-    device, scores, tokens, frames = scores.device, scores.cpu(), tokens.cpu(), frames.cpu()
-    stays = _decide(scores)
-    token = tokens - 1  # (B,) where the path stands, from its end on
-    counts = torch.zeros(scores.shape[:2], dtype=torch.int64)  # (B, T)
-    for frame in reversed(range(scores.shape[2])):
+    # A loop over frames of small operations, which NumPy starts soonest; on a GPU their launches alone would take ten times as long.
+    laid = _laid(scores.permute(2, 0, 1).float().cpu().numpy(), tokens.cpu().numpy(), frames.cpu().numpy())
+    return torch.from_numpy(laid).to(scores.device)
+
+
+def _laid(scores: NDArray[np.float32], tokens: NDArray[np.int64], frames: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Frames of every token; scores [frames, batch, tokens] -> [batch, tokens]."""
+    stays = _stays(scores)
+    rows, token = np.arange(len(tokens)), tokens - 1  # (B,) where the path stands, from its end on
+    counts = np.zeros(scores.shape[1:], np.int64)  # (B, T)
+    for frame in reversed(range(len(scores))):
         real = frame < frames  # (B,)
-        counts.scatter_add_(1, token[:, None], real.to(torch.int64)[:, None])
-        moves = real & ~stays[:, :, frame].gather(1, token[:, None]).squeeze(1)
-        token = torch.where(moves, token - 1, token)
-    return counts.to(device)
+        counts[rows, token] += real
+        token = token - (real & ~stays[frame, rows, token])
+    return counts
 
 
-def _decide(scores: torch.Tensor) -> torch.Tensor:
-    """Whether the best path to (token, frame) comes from the same token, bool [batch, tokens, frames]; else from the one before."""
-    batch, tokens, frames = scores.shape
-    best = scores.new_full((batch, tokens), -math.inf)
-    best[:, 0] = scores[:, 0, 0]
-    stays = torch.ones(batch, tokens, frames, dtype=torch.bool)
-    for frame in range(1, frames):
-        before = F.pad(best[:, :-1], (1, 0), value=-math.inf)  # (B, T)
-        # A token that no path has reached yet is entered from the one before.
-        stays[:, :, frame] = (best >= before) & (best > -math.inf)
-        stays[:, 0, frame] = True
-        best = torch.maximum(best, before) + scores[:, :, frame]
+def _stays(scores: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Whether the best path to (frame, token) comes from the same token, bool [frames, batch, tokens]; else from the one before."""
+    count, batch, tokens = scores.shape
+    best = np.full((count, batch, tokens + 1), -np.inf, np.float32)  # before the first token stands one that no path reaches
+    best[0, :, 1] = scores[0, :, 0]
+    for frame in range(1, count):
+        np.maximum(best[frame - 1, :, 1:], best[frame - 1, :, :-1], out=best[frame, :, 1:])
+        best[frame, :, 1:] += scores[frame]
+    stays = np.ones(scores.shape, np.bool_)
+    # A token that no path has reached yet is entered from the one before.
+    stays[1:] = (best[:-1, :, 1:] >= best[:-1, :, :-1]) & (best[:-1, :, 1:] > -np.inf)
+    stays[:, :, 0] = True
     return stays

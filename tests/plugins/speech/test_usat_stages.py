@@ -336,6 +336,20 @@ def test_stages_move_their_own_parts_and_are_kept(start: Model, corpus: Path, tm
         Trainer(start, read_corpus(corpus), request(folder, said=200)).run()
 
 
+def test_stages_in_half_precision_find_nearly_the_same(start: Model, corpus: Path, tmp_path: Path) -> None:
+    """Weights stay in float32; of one draw, losses are those of float32 within bfloat16's rounding."""
+    losses = {}
+    for precision in ("no", "bf16"):
+        Trainer(start, read_corpus(corpus), request(tmp_path / precision, precision=precision)).run()
+        voice, provenance = read_voice(tmp_path / precision)
+        assert {value.dtype for value in voice.state_dict().values() if value.is_floating_point()} == {torch.float32}
+        assert all(facts["precision"] == precision for facts in provenance["stages"].values())
+        losses[precision] = [provenance["stages"][name]["losses"] for name in MOVED]
+    assert losses["bf16"] != losses["no"]
+    for exact, rounded in zip(losses["no"], losses["bf16"], strict=True):
+        assert rounded == pytest.approx(exact, rel=0.02, abs=0.02)
+
+
 def test_other_texts_leave_what_hears_recordings_alone(start: Model, corpus: Path, tmp_path: Path) -> None:
     """Stages A and B are those of the recordings, stage C is of the texts too."""
     folder, said = tmp_path / "voice", list[str]()

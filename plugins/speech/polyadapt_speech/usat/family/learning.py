@@ -15,6 +15,7 @@ from polyadapt_speech.usat.losses import row_divergence
 from polyadapt_speech.usat.network.alignment import durations_by_search, log_likelihood
 from polyadapt_speech.usat.network.lengths import Frames, frames_of
 from polyadapt_speech.usat.network.loudness import levelled
+from polyadapt_speech.usat.network.precision import in_float32
 from polyadapt_speech.usat.network.voice import Voice
 
 Tensors = Mapping[str, torch.Tensor]
@@ -44,8 +45,9 @@ def row_losses(voice: Voice, inputs: Tensors) -> dict[str, torch.Tensor]:
     laid = _laid(voice, inputs, noisy=True)
     spread = laid.frames.spread
     divergence = row_divergence(laid.moved, laid.log_deviation, spread(laid.prior_mean), spread(laid.prior_log_deviation), laid.frames.mask)
-    noise = torch.randn_like(laid.hidden[:, :2])
-    lasting = voice.duration_posterior(voice.durations, laid.hidden, laid.token_mask, laid.durations, noise, inputs["speaker"][..., None])
+    with in_float32(laid.moved.device):
+        hidden = laid.hidden.float()
+        lasting = voice.duration_posterior(voice.durations, hidden, laid.token_mask, laid.durations, torch.randn_like(hidden[:, :2]), inputs["speaker"][..., None])
     return {"divergence": divergence, "durations": lasting / laid.token_mask.sum((1, 2))}
 
 

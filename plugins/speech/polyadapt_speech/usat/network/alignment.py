@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from polyadapt.errors import UserError
+from polyadapt_speech.usat.network.precision import in_float32
 
 
 def log_likelihood(z: torch.Tensor, mean: torch.Tensor, log_deviation: torch.Tensor) -> torch.Tensor:
@@ -21,11 +22,13 @@ def log_likelihood(z: torch.Tensor, mean: torch.Tensor, log_deviation: torch.Ten
     Shape:
         z [batch, channels, frames], mean and log deviation [batch, channels, tokens] -> [batch, tokens, frames].
     """
-    precision = (-2 * log_deviation).exp()  # (B, C, T)
-    constant = (-0.5 * math.log(2 * math.pi) - log_deviation - 0.5 * mean.square() * precision).sum(1)  # (B, T)
-    linear = (mean * precision).transpose(1, 2) @ z  # (B, T, F)
-    square = -0.5 * precision.transpose(1, 2) @ z.square()  # (B, T, F)
-    return constant[:, :, None] + linear + square
+    with in_float32(z.device):
+        z, mean, log_deviation = z.float(), mean.float(), log_deviation.float()
+        precision = (-2 * log_deviation).exp()  # (B, C, T)
+        constant = (-0.5 * math.log(2 * math.pi) - log_deviation - 0.5 * mean.square() * precision).sum(1)  # (B, T)
+        linear = (mean * precision).transpose(1, 2) @ z  # (B, T, F)
+        square = -0.5 * precision.transpose(1, 2) @ z.square()  # (B, T, F)
+        return constant[:, :, None] + linear + square
 
 
 @torch.no_grad()

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from polyadapt_speech.usat.network.precision import in_float32
+
 SLOPE = 0.1
 PERIODS = (2, 3, 5, 7)
 RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))  # FFT and hop in samples
@@ -66,9 +68,10 @@ class ResolutionDiscriminator(nn.Module):
 
 def magnitudes(sound: torch.Tensor, window: int, hop: int) -> torch.Tensor:
     """Short-time spectrum under a Hann window: [batch, samples] -> [batch, window // 2 + 1, frames]."""
-    shape = torch.hann_window(window, device=sound.device, dtype=sound.dtype)
-    spectrum = torch.stft(sound, window, hop, window=shape, pad_mode="constant", return_complex=True)
-    return (spectrum.real.square() + spectrum.imag.square() + 1e-7).sqrt()
+    with in_float32(sound.device):
+        shape = torch.hann_window(window, device=sound.device)
+        spectrum = torch.stft(sound.float(), window, hop, window=shape, pad_mode="constant", return_complex=True)
+        return (spectrum.real.square() + spectrum.imag.square() + 1e-7).sqrt()
 
 
 def _through(x: torch.Tensor, layers: nn.ModuleList, after: nn.Module) -> list[torch.Tensor]:

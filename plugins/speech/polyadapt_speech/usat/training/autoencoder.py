@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import nn
 
+from polyadapt_speech.usat.network.precision import in_float32
 from polyadapt_speech.usat.network.voice import Voice
 from polyadapt_speech.usat.network.wave_discriminators import WaveDiscriminators
 from polyadapt_speech.usat.training.corpus import Corpus
@@ -72,7 +73,8 @@ class Autoencoder:
         own_rows = torch.randint(0, len(self._speech.segments), (own,)).to(rows.device)
         ours, others = self._speech.segments.windows(own_rows, self._frames), self._segments.windows(rows[own:], self._frames)
         windows = Windows(torch.cat([ours.samples, others.samples]), torch.cat([ours.mask, others.mask]), torch.cat([ours.first, others.first]))
-        spectrogram = voice.spectrogram.of_surrounded(windows.samples) * windows.mask
+        with in_float32(rows.device):
+            spectrogram = voice.spectrogram.of_surrounded(windows.samples) * windows.mask
         z, mean, log_deviation = voice.posterior(spectrogram, windows.mask, torch.randn_like(windows.mask.expand(-1, voice.config.latent, -1)))
         begin = drawn(windows.mask, self._sounded)
         part = parts(z, begin, self._sounded)

@@ -48,6 +48,13 @@ def usat_corpus(context: click.Context, out: Path, start: str, held_out: tuple[s
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Windows or utterances a step; 32 to 64 on a GPU.")
 @click.option("--said", type=click.IntRange(8), default=300, show_default=True, help="Sentences that the start voice says for stage A.")
 @click.option("--half", is_flag=True, help="Keep the finished voice as float16, in half the space.")
+@click.option(
+    "--precision",
+    type=click.Choice(["no", "bf16", "fp16"]),
+    default="no",
+    show_default=True,
+    help="Of forward passes: no is float32; bf16 is faster on GPUs and on processors with AMX, fp16 on GPUs. Spectra and alignments stay in float32.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of starting values, batches and noise.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of the stage that was interrupted.")

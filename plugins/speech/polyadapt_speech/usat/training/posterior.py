@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import nn
 
+from polyadapt_speech.usat.network.precision import in_float32
 from polyadapt_speech.usat.network.voice import Voice
 from polyadapt_speech.usat.training.own_speech import OwnSpeech
 from polyadapt_speech.usat.training.segments import drawn, parts
@@ -49,7 +50,8 @@ class DistilPosterior:
         voice, segments = self.voice, self.speech.segments
         assert voice.posterior is not None and voice.spectrogram is not None
         windows = segments.windows(rows, self._frames)
-        spectrogram = voice.spectrogram.of_surrounded(windows.samples) * windows.mask
+        with in_float32(rows.device):
+            spectrogram = voice.spectrogram.of_surrounded(windows.samples) * windows.mask
         z, mean, log_deviation = voice.posterior(spectrogram, windows.mask, torch.randn_like(windows.mask.expand(-1, voice.config.latent, -1)))
         begin = drawn(windows.mask, self._sounded)
         part = parts(z, begin, self._sounded)

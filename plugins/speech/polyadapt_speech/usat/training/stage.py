@@ -110,7 +110,16 @@ class _Feed:
 
 
 def run_stage(
-    stage: Stage, limits: Limits, processes: Processes, seed: int, emit: Emit, directory: Path, resume: bool, decides: Mapping[str, Any], report_steps: int = 10
+    stage: Stage,
+    limits: Limits,
+    processes: Processes,
+    seed: int,
+    emit: Emit,
+    directory: Path,
+    resume: bool,
+    decides: Mapping[str, Any],
+    report_steps: int = 10,
+    precision: str = "no",
 ) -> dict[str, Any]:
     """Train a stage to its end.
 
@@ -124,6 +133,7 @@ def run_stage(
         resume: go on from the newest checkpoint.
         decides: further values that decide the result.
         report_steps: steps between two `step` events.
+        precision: of the forward passes: no (the voice's own), bf16 or fp16.
 
     Returns:
         Facts for the provenance: steps, seconds a step, the losses of the last batch.
@@ -135,9 +145,10 @@ def run_stage(
     if processes.count > 1:
         raise UserError("a voice's stages run in one process; start the command without a launcher")
     with randomness.isolated(seed, processes.device):
-        steps = _planned(stage, limits, processes.device, directory, resume)
-        fingerprint = {**decides, "stage": stage.name, "steps": steps, "seed": seed, "batch_size": stage.batch_size, "learning_rate": stage.learning_rate}
-        work = _work(stage, steps, processes.device, seed, fingerprint, report_steps)
+        steps = _planned(stage, limits, processes, precision, directory, resume)
+        fingerprint = {**decides, "stage": stage.name, "steps": steps, "seed": seed, "batch_size": stage.batch_size, "learning_rate": stage.learning_rate, "precision": precision}
+        settings = _settings(stage, steps, processes.device, report_steps, precision)
+        work = _work(stage, steps, settings, processes.device, seed, fingerprint)
         loop = Loop(work, processes, emit, directory)
         if resume and (checkpoint := load_checkpoint(directory, fingerprint)) is not None:
             loop.resume(checkpoint)
@@ -149,13 +160,18 @@ def run_stage(
         taken = (time.monotonic() - began) / max(1, loop.progress.step - first)
         with torch.no_grad():
             last = stage.losses(torch.tensor(work.batches(seed, 0)[0], device=processes.device))
-    return {"steps": steps, "seconds_a_step": round(taken, 4), "batch_size": stage.batch_size, "losses": {name: round(float(value), 4) for name, value in last.items()}}
+    losses = {name: round(float(value), 4) for name, value in last.items()}
+    return {"steps": steps, "seconds_a_step": round(taken, 4), "batch_size": stage.batch_size, "precision": precision, "losses": losses}
 
 
-def _work(stage: Stage, steps: int, device: torch.device, seed: int, fingerprint: dict[str, Any], report_steps: int) -> Work:
-    """A stage as the loop takes it."""
+def _settings(stage: Stage, steps: int, device: torch.device, report_steps: int, precision: str) -> TrainSettings:
     every = CPU_CHECKPOINT_STEPS if device.type == "cpu" else 0
     course = {"epochs": math.ceil(steps / EPOCH_STEPS), "max_steps": steps, "checkpoint_every_steps": every}
+    return TrainSettings(**course, batch_size=stage.batch_size, gradient_clip=stage.gradient_clip, log_every_steps=report_steps, precision=precision)
+
+
+def _work(stage: Stage, steps: int, settings: TrainSettings, device: torch.device, seed: int, fingerprint: dict[str, Any]) -> Work:
+    """A stage as the loop takes it."""
     return Work(
         state=lambda: dict(stage.module.state_dict()),
         load=lambda tensors: _load(stage.module, tensors),
@@ -164,7 +180,7 @@ def _work(stage: Stage, steps: int, device: torch.device, seed: int, fingerprint
         train=_Feed(stage, device),
         validation=None,
         objective=Objective(_total, lambda targets: len(targets["rows"])),
-        settings=TrainSettings(**course, batch_size=stage.batch_size, gradient_clip=stage.gradient_clip, log_every_steps=report_steps),
+        settings=settings,
         learning_rate=stage.learning_rate,
         weight_decay=WEIGHT_DECAY,
         seed=seed,
@@ -201,24 +217,26 @@ def _load(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     module.load_state_dict(dict(tensors))
 
 
-def _planned(stage: Stage, limits: Limits, device: torch.device, directory: Path, resume: bool) -> int:
+def _planned(stage: Stage, limits: Limits, processes: Processes, precision: str, directory: Path, resume: bool) -> int:
     """Steps of a stage: on resume as many as before, so that the learning rate falls as it began to."""
     path = directory / PLAN
     if resume and path.is_file():
         return int(read_json(path, "plan of a stage")["steps"])
-    steps = min(limits.steps, max(1, int(60 * limits.minutes / _seconds_a_step(stage, device)))) if limits.minutes else limits.steps
+    steps = min(limits.steps, max(1, int(60 * limits.minutes / _seconds_a_step(stage, processes, precision)))) if limits.minutes else limits.steps
     directory.mkdir(parents=True, exist_ok=True)
     write_json(path, {"steps": steps})
     return steps
 
 
-def _seconds_a_step(stage: Stage, device: torch.device) -> float:
+def _seconds_a_step(stage: Stage, processes: Processes, precision: str) -> float:
     """Measured forward and backward, nothing moved; draws are put back."""
-    seconds = []
+    seconds, device = list[float](), processes.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for rows in batches_of(stage)(0, 0)[: SPAN + WARM_UP_STEPS]:
             began = time.monotonic()
-            torch.autograd.backward(torch.stack(list(stage.losses(torch.tensor(rows, device=device)).values())).sum())
+            with processes.autocast(precision):
+                losses = stage.losses(torch.tensor(rows, device=device))
+            torch.autograd.backward(torch.stack([value.float() for value in losses.values()]).sum())
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             seconds.append(time.monotonic() - began)

@@ -17,6 +17,7 @@ from polyadapt_speech.usat.losses import leakage_losses, prior_divergence, timbr
 from polyadapt_speech.usat.network.alignment import durations_by_search, log_likelihood
 from polyadapt_speech.usat.network.discriminators import LeakageDiscriminator, TimbreDiscriminator
 from polyadapt_speech.usat.network.lengths import frames_of
+from polyadapt_speech.usat.network.precision import in_float32
 from polyadapt_speech.usat.network.voice import Voice
 from polyadapt_speech.usat.training.utterances import Utterances
 
@@ -71,7 +72,8 @@ class TimbreFlow:
         spread = frames_of(durations, batch.mean.shape[2]).spread
         prior_mean, prior_log_deviation = spread(batch.prior_mean), spread(batch.prior_log_deviation)  # (B, C, F)
         noise = torch.randn_like(batch.hidden[:, :2])
-        lasting = voice.duration_posterior(voice.durations, batch.hidden, batch.token_mask, durations, noise, speaker[..., None])  # (B,)
+        with in_float32(rows.device):
+            lasting = voice.duration_posterior(voice.durations, batch.hidden, batch.token_mask, durations, noise, speaker[..., None].float())  # (B,)
         leaks = leakage_losses(self.leakage, first, second, speaker)
         cosines = F.normalize(torch.cat([first, speaker]), dim=-1) @ F.normalize(self.classes.weight, dim=-1).T  # (2B, speakers)
         prior = (prior_mean + torch.randn_like(prior_mean) * prior_log_deviation.exp()) * batch.mask

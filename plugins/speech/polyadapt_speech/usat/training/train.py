@@ -50,6 +50,7 @@ class Request:
         batch_size: of each stage.
         said: sentences of the start voice, at most.
         half: the result's weights as float16.
+        precision: of the forward passes: no (float32), bf16 or fp16 (GPU only).
         report_steps: steps between two reports of the loss.
     """
 
@@ -64,6 +65,7 @@ class Request:
     device: str = "auto"
     resume: bool = False
     half: bool = False
+    precision: str = "no"
     report_steps: int = 10
 
 
@@ -90,7 +92,7 @@ class Trainer:
                 f"the corpus is at {corpus.sample_rate_hz} Hz and {start.reference} speaks at {voice.config.sample_rate_hz} Hz; prepare it with --start {start.reference}"
             )
         self._start, self._corpus, self._request, self._emit, self._say = start, corpus, request, emit, say
-        self._processes: Processes = find_processes(request.device, "no")
+        self._processes: Processes = find_processes(request.device, request.precision)
         heard = {"base_id": start.base_id, "recordings": corpus.recordings, "speaker_size": request.speaker_size, "memory_slots": request.memory_slots, "said": request.said}
         # Stages A and B hear recordings alone, so other texts leave them as they are.
         self._decides = {"A": heard, "B": heard, "C": {**heard, "corpus": corpus.digest}}
@@ -130,7 +132,8 @@ class Trainer:
             stage = self._stage(name, request.batch_size[letter], speech)
         share = {"autoencoder": 1 - ADVERSARIAL_SHARE, "adversarial": ADVERSARIAL_SHARE}.get(name, 1.0)
         work = request.folder / f"work-{name}"
-        facts = run_stage(stage, request.limits[letter].part(share), self._processes, request.seed, self._emit, work, request.resume, self._decides[letter], request.report_steps)
+        limits = request.limits[letter].part(share)
+        facts = run_stage(stage, limits, self._processes, request.seed, self._emit, work, request.resume, self._decides[letter], request.report_steps, precision=request.precision)
         with seeded(request.seed):
             if name == "posterior":
                 facts["deviation"] = usual_deviation(self.voice, speech).tolist()

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from polyadapt.sources.logmel import mel_filters
+from polyadapt_speech.usat.network.precision import in_float32
 from polyadapt_speech.usat.network.wave_discriminators import RESOLUTIONS, WaveDiscriminators, magnitudes
 from polyadapt_speech.usat.spectrogram import Spectrogram
 
@@ -34,8 +35,9 @@ class MelDistance(nn.Module):
 
     def levels(self, sound: torch.Tensor) -> torch.Tensor:
         """Log mel spectrum [batch, bands, frames]."""
-        spectrum: torch.Tensor = self.spectrogram(sound)
-        return (self.filters @ spectrum).clamp_min(_FLOOR).log()
+        with in_float32(sound.device):
+            spectrum: torch.Tensor = self.spectrogram(sound.float())
+            return (self.filters @ spectrum).clamp_min(_FLOOR).log()
 
 
 def spectral_distance(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:

@@ -37,7 +37,7 @@ from polyadapt_speech.usat.training.sources import Collection, Source, at_one_lo
 from polyadapt_speech.usat.training.stage import Limits, balanced, batches_of
 from polyadapt_speech.usat.training.timbre import TimbreFlow
 from polyadapt_speech.usat.training.train import Request, Trainer
-from polyadapt_speech.usat.training.utterances import Utterances
+from polyadapt_speech.usat.training.utterances import LENGTHS_STEP, Utterances
 from polyadapt_speech.usat.training.wave_losses import MelDistance, adversarial_losses, spectral_distance
 from polyadapt_speech.usat.voices.folder import read_voice, save_voice
 
@@ -241,6 +241,16 @@ def utterances_of(frames: list[int]) -> Utterances:
     hop = voice.config.decoder.hop
     clips = Segments([torch.randn(count * hop, generator=torch.Generator().manual_seed(row)) for row, count in enumerate(frames)], voice.spectrogram, torch.device("cpu"))
     return Utterances(voice, [(clips, row, torch.arange(4), row % 2) for row in range(len(frames))])
+
+
+def test_batches_come_in_few_lengths() -> None:
+    """Whatever is filled up is masked."""
+    utterances = utterances_of([20, 50, 90, 400])
+    for rows, frames in (([0], 32), ([0, 1], 64), ([1, 2], 96), ([2, 3], 416)):
+        batch = utterances.batch(rows)
+        assert batch.mean.shape[2] == batch.mask.shape[2] == frames and batch.prior_mean.shape[2] == batch.token_mask.shape[2] == LENGTHS_STEP
+        assert batch.mask.sum((1, 2)).tolist() == [len(utterances.posterior[row]) for row in rows] and batch.token_mask.sum((1, 2)).tolist() == [4.0] * len(rows)
+        assert not (batch.mean * (1 - batch.mask)).any() and not (batch.prior_mean * (1 - batch.token_mask)).any()
 
 
 def test_two_cuts_of_a_clip_overlap_and_are_not_the_same() -> None:

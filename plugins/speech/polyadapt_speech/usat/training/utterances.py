@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from polyadapt_speech.usat.network.voice import Voice
 from polyadapt_speech.usat.training.segments import Segments
+
+LENGTHS_STEP = 32
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,12 @@ def _beside(place: int, reach: int, room: int) -> int:
 
 
 def _stacked(rows: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """[length, channels] each -> [batch, channels, longest], and a mask [batch, 1, longest]."""
+    """[length, channels] each -> [batch, channels, longest or a few more], and a mask [batch, 1, the same].
+
+    Lengths are multiples of `LENGTHS_STEP`: a processor compiles its convolutions for every length that it meets, which would
+    take as long as the step itself.
+    """
     lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
-    stacked = pad_sequence(rows, batch_first=True).transpose(1, 2)
+    padded = pad_sequence(rows, batch_first=True)
+    stacked = F.pad(padded, (0, 0, 0, -padded.shape[1] % LENGTHS_STEP)).transpose(1, 2)
     return stacked, (torch.arange(stacked.shape[2], device=lengths.device) < lengths[:, None]).float()[:, None]

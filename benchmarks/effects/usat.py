@@ -47,6 +47,7 @@ METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {"adapted": ("usat", {}),
 ONCE_S = 20.0  # of a training voice's clips, for its vector and its centre
 PAIRS = (("instant", "average"), ("adapted", "instant"), ("adapted", "full"))
 CEILING = ("resynthesis", "adapted")  # of other texts
+STAGE_FACTS = ("steps", "seconds_a_step", "minutes", "device", "precision", "batch_size", "discriminators_right")
 ERROR_PAIRS = (("adapted", "instant"), ("full", "instant"))
 
 
@@ -56,7 +57,8 @@ def main() -> int:
     model = pa.load(arguments.model)
     model.module.to(arguments.device)
     studio, corpus, notebook = Studio(model, folder, arguments.device), read_corpus(arguments.corpus), Notebook(folder / "figures.jsonl")
-    if corpus.digest != trained_on(arguments.model):
+    _, provenance = read_voice(Path(arguments.model.partition(":")[2]))
+    if corpus.digest != provenance["decides"]["corpus"]:
         raise SystemExit(f"{arguments.model} was not trained on {arguments.corpus}; name its corpus, as others may have heard the sentences and the people")
     sentences = SENTENCES[: arguments.sentences]
     for mark, identity, other in (
@@ -82,6 +84,7 @@ def main() -> int:
         "machine": machine(),
         "versions": versions(),
         "load_of_others": round(load_of_others.others, 2),
+        "stages": {name: {key: facts[key] for key in STAGE_FACTS if key in facts} for name, facts in provenance["stages"].items()},
         **summary(people, others, takes, notebook, len(sentences)),
     }
     result["table"] = table(result)
@@ -100,6 +103,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--artifacts", type=Path, default=Path("runs/effects/usat/artifacts"), help="adaptations, by person and arm; what is missing is made here")
     parser.add_argument("--takes", type=Path, default=Path("runs/effects/usat/takes"), help="speech and figures; delete it to begin anew")
     parser.add_argument("--people", nargs="+", help="only these of the held-out people")
+    parser.add_argument("--tuned", nargs="+", help="all weights are tuned to these alone; by default to all")
     parser.add_argument("--others", nargs="+", help="training voices that may be forgotten; joe and one real voice by default")
     parser.add_argument("--sentences", type=int, default=len(SENTENCES))
     parser.add_argument("--remembered", type=int, default=5, help="sentences of each voice that may be forgotten")
@@ -107,12 +111,6 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "usat.json")
     return parser.parse_args()
-
-
-def trained_on(reference: str) -> str:
-    """Digest of the corpus that a voice names in its provenance."""
-    _, provenance = read_voice(Path(reference.partition(":")[2]))
-    return str(provenance["decides"]["corpus"])
 
 
 def claim(mark: Path, identity: str, other: str) -> None:
@@ -136,6 +134,8 @@ def takes_of(studio: Studio, corpus: Corpus, person: Person, arguments: argparse
     vector = studio.vector([clip.samples for clip in person.adaptation])
     found = {"average": Take(average(studio, corpus)), "instant": Take(vector)}
     for arm, (method, options) in METHODS.items():
+        if arm == "full" and arguments.tuned is not None and person.name not in arguments.tuned:
+            continue
         began, place = time.monotonic(), arguments.artifacts / person.name / arm
         clock = place.with_name(f"{arm}.seconds.json")
         if not (place / "artifact.json").is_file():
@@ -192,7 +192,7 @@ def remembered(studio: Studio, others: Sequence[Person], takes: Mapping[str, Map
         vector = studio.vector([clip.samples for clip in some(other)])
         studio.speak(other.name, "as it was", Take(vector), sentences)
         for name, by_arm in takes.items():
-            for arm in METHODS:
+            for arm in (arm for arm in METHODS if arm in by_arm):
                 studio.speak(other.name, f"{arm} to {name}", Take(vector, by_arm[arm].artifact), sentences)
 
 
@@ -229,14 +229,19 @@ def summary(people: Sequence[Person], others: Sequence[Person], takes: Mapping[s
     """What the figures say together."""
     names = [person.name for person in people]
     arms = {arm: arm_row(notebook, names, arm) for arm in ARMS}
-    for arm in METHODS:
-        arms[arm]["parameters"] = max(by_arm[arm].parameters for by_arm in takes.values())
+    adapted_to = {arm: [name for name in names if arm in takes[name]] for arm in METHODS}
+    for arm, whom in adapted_to.items():
+        arms[arm]["parameters"] = max((takes[name][arm].parameters for name in whom), default=0)
         for what in ("seconds", "steps", "left_out"):
-            arms[arm][what] = {name: getattr(by_arm[arm], what) for name, by_arm in takes.items()}
+            arms[arm][what] = {name: getattr(takes[name][arm], what) for name in whom}
     pairs = {f"{left} - {right}": row for left, right in PAIRS if (row := compared(notebook, names, left, right, COSINE))}
     pairs[" - ".join(CEILING)] = compared_means(notebook, names, *CEILING, COSINE)
     errors = {f"{left} - {right}": row for left, right in ERROR_PAIRS if (row := compared(notebook, names, left, right, ERRORS))}
-    forgetting = [{"method": arm, "other": other.name, **{what: lost(notebook, other.name, arm, names, what) for what in (COSINE, ERRORS)}} for other in others for arm in METHODS]
+    forgetting = [
+        {"method": arm, "other": other.name, **{what: lost(notebook, other.name, arm, whom, what) for what in (COSINE, ERRORS)}}
+        for other in others
+        for arm, whom in adapted_to.items()
+    ]
     return {
         "voices": names,
         "real": [person.name for person in people if person.is_real],
@@ -256,7 +261,7 @@ def lost(notebook: Notebook, other: str, arm: str, people: Sequence[str], what: 
     """Change of a training voice's takes, over the people that were adapted to and the sentences."""
     before = notebook.values([other], "as it was", what)
     after = [notebook.values([other], f"{arm} to {name}", what) for name in people]
-    if not before.size or any(row.shape != before.shape for row in after):
+    if not before.size or not after or any(row.shape != before.shape for row in after):
         return None
     change = np.concatenate(after) - before
     return {"difference": round(float(change.mean()), 4), "interval": interval(change)}

@@ -81,20 +81,25 @@ def arm_row(notebook: Notebook, voices: Sequence[str], arm: str) -> dict[str, An
 
 
 def compared(notebook: Notebook, voices: Sequence[str], left: str, right: str, what: str) -> dict[str, Any] | None:
-    """Mean difference of two arms on the same sentences and voices; None where they have no takes in common."""
-    a, b = notebook.values(voices, left, what), notebook.values(voices, right, what)
+    """Mean difference of two arms on the same sentences, over the voices that both spoke as; None where there are none."""
+    both = [voice for voice in voices if notebook.values([voice], left, what).size and notebook.values([voice], right, what).size]
+    a, b = notebook.values(both, left, what), notebook.values(both, right, what)
     if not a.size or a.shape != b.shape:
         return None
-    low, high = interval(a - b)
-    return {"difference": round(float((a - b).mean()), 4), "interval": [low, high], "by_voice": [round(float(value), 4) for value in (a - b).mean(1)], "above_zero": low > 0}
+    return {"voices": both, **_changed(a - b)}
 
 
 def compared_means(notebook: Notebook, voices: Sequence[str], left: str, right: str, what: str) -> dict[str, Any]:
     """Difference of the means of two arms that say different texts: only voices are drawn together."""
     means = np.stack([np.concatenate([notebook.values([voice], arm, what).mean(1) for voice in voices]) for arm in (left, right)])  # (2, voices)
-    change = (means[0] - means[1])[:, None]
+    return _changed((means[0] - means[1])[:, None])
+
+
+def _changed(change: np.ndarray) -> dict[str, Any]:
+    """Of differences [voices, takes]."""
     low, high = interval(change)
-    return {"difference": round(float(change.mean()), 4), "interval": [low, high], "by_voice": [round(float(value), 4) for value in change[:, 0]], "above_zero": low > 0}
+    by_voice = [round(float(value), 4) for value in change.mean(1)]
+    return {"difference": round(float(change.mean()), 4), "interval": [low, high], "by_voice": by_voice, "above_zero": low > 0}
 
 
 def table(found: Mapping[str, Any]) -> str:
@@ -103,6 +108,11 @@ def table(found: Mapping[str, Any]) -> str:
         f"{len(found['voices'])} voices that training did not hear ({', '.join(found['voices'])}), {found['sentences']} sentences each; intervals over voices and sentences.",
         "",
     ]
+    lines += ["| stage of the voice | steps | seconds a step | precision | on |", "|---|---|---|---|---|"]
+    for name, stage in found["stages"].items():
+        precision = stage.get("precision", "no").replace("no", "float32")
+        lines.append(f"| {name} | {stage['steps']} | {stage['seconds_a_step']:.3f} | {precision} | {stage['device']} |")
+    lines.append("")
     lines += ["| arm | cosine to the voice | character errors | parameters | steps | seconds |", "|---|---|---|---|---|---|"]
     for name, arm in found["arms"].items():
         errors = _cell(arm.get(ERRORS)) + (" (English speakers)" if ERRORS in arm and arm[ERRORS]["voices"] != arm[COSINE]["voices"] else "")
@@ -111,10 +121,10 @@ def table(found: Mapping[str, Any]) -> str:
     for name, arm in found["arms"].items():
         if any(arm.get("left_out", {}).values()):
             lines += [f"{name}: clips whose text was doubted and left out: {', '.join(f'{voice} {count}' for voice, count in arm['left_out'].items() if count)}.", ""]
-    for name, row in found["compared"].items():
-        lines.append(f"- cosine, {name}: {_change(row)}; by voice {', '.join(f'{value:+.3f}' for value in row['by_voice'])}")
-    for name, row in found["errors_compared"].items():
-        lines.append(f"- character errors, {name}: {_change(row)}; by voice {', '.join(f'{value:+.3f}' for value in row['by_voice'])}")
+    for what, rows in (("cosine", found["compared"]), ("character errors", found["errors_compared"])):
+        for name, row in rows.items():
+            whom = f" ({', '.join(row['voices'])})" if row.get("voices", found["voices"]) != found["voices"] else ""
+            lines.append(f"- {what}, {name}{whom}: {_change(row)}; by voice {', '.join(f'{value:+.3f}' for value in row['by_voice'])}")
     if found["forgetting"]:
         lines += ["", "What other voices lose while an adaptation is on the model (difference to the model as it was):", ""]
         lines += ["| adapted by | voice | cosine | character errors |", "|---|---|---|---|"]

@@ -85,7 +85,7 @@ def main() -> int:
         "versions": versions(),
         "load_of_others": round(load_of_others.others, 2),
         "stages": {name: {key: facts[key] for key in STAGE_FACTS if key in facts} for name, facts in provenance["stages"].items()},
-        **summary(people, others, takes, notebook, len(sentences)),
+        **summary(people, others, takes, notebook, len(sentences), arguments.precision),
     }
     result["table"] = table(result)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -103,12 +103,13 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--artifacts", type=Path, default=Path("runs/effects/usat/artifacts"), help="adaptations, by person and arm; what is missing is made here")
     parser.add_argument("--takes", type=Path, default=Path("runs/effects/usat/takes"), help="speech and figures; delete it to begin anew")
     parser.add_argument("--people", nargs="+", help="only these of the held-out people")
-    parser.add_argument("--tuned", nargs="+", help="all weights are tuned to these alone; by default to all")
+    parser.add_argument("--tuned", nargs="*", help="all weights are tuned to these alone, or to none; by default to all")
     parser.add_argument("--others", nargs="+", help="training voices that may be forgotten; joe and one real voice by default")
     parser.add_argument("--sentences", type=int, default=len(SENTENCES))
     parser.add_argument("--remembered", type=int, default=5, help="sentences of each voice that may be forgotten")
     parser.add_argument("--steps", type=int, default=1500, help="of an adaptation that is made here (the paper's 1500)")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=("no", "bf16", "fp16"), default="no", help="of the forward passes of an adaptation that is made here")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "usat.json")
     return parser.parse_args()
 
@@ -130,7 +131,11 @@ def others_of(corpus: Corpus, names: Sequence[str] | None) -> list[Person]:
 
 
 def takes_of(studio: Studio, corpus: Corpus, person: Person, arguments: argparse.Namespace) -> dict[str, Take]:
-    """How each arm speaks as a person."""
+    """How each arm speaks as a person.
+
+    Raises:
+        SystemExit: an artifact that is there was trained in another precision.
+    """
     vector = studio.vector([clip.samples for clip in person.adaptation])
     found = {"average": Take(average(studio, corpus)), "instant": Take(vector)}
     for arm, (method, options) in METHODS.items():
@@ -139,7 +144,7 @@ def takes_of(studio: Studio, corpus: Corpus, person: Person, arguments: argparse
         began, place = time.monotonic(), arguments.artifacts / person.name / arm
         clock = place.with_name(f"{arm}.seconds.json")
         if not (place / "artifact.json").is_file():
-            adapted(studio.model, method, options, arguments.corpus, person, place, arguments.steps, arguments.device)
+            adapted(studio.model, method, options, arguments.corpus, person, place, arguments.steps, arguments.device, arguments.precision)
             write_json(clock, {"seconds": time.monotonic() - began, "device": arguments.device})
             print(f"{person.name}: {arm} in {time.monotonic() - began:.0f} s", flush=True)
         artifact = pa.load_artifact(place)
@@ -147,6 +152,8 @@ def takes_of(studio: Studio, corpus: Corpus, person: Person, arguments: argparse
         own = artifact.conditions.get("speaker")
         seconds = float(read_json(clock, "seconds")["seconds"]) if clock.is_file() else 0.0
         facts = artifact.provenance
+        if (then := facts["settings"]["precision"]) != arguments.precision:
+            raise SystemExit(f"{place} was trained with precision {then!r}, now it is {arguments.precision!r}; use that, or another --artifacts")
         counts = (int(facts["parameters"]), seconds, int(facts["steps"]), len(facts.get("left_out", {})))
         found[arm] = Take(vector if own is None else own.numpy(), artifact, *counts)
     return found
@@ -225,13 +232,13 @@ def figure(voice: str, arm: str, number: int, path: Path, text: str | None, cent
     return Figure(voice, arm, number, float(likeness.embed(samples, rate_hz) @ centre), errors, heard.strip())
 
 
-def summary(people: Sequence[Person], others: Sequence[Person], takes: Mapping[str, Mapping[str, Take]], notebook: Notebook, sentences: int) -> dict[str, Any]:
+def summary(people: Sequence[Person], others: Sequence[Person], takes: Mapping[str, Mapping[str, Take]], notebook: Notebook, sentences: int, precision: str) -> dict[str, Any]:
     """What the figures say together."""
     names = [person.name for person in people]
-    arms = {arm: arm_row(notebook, names, arm) for arm in ARMS}
-    adapted_to = {arm: [name for name in names if arm in takes[name]] for arm in METHODS}
+    arms = {arm: row for arm in ARMS if (row := arm_row(notebook, names, arm))}
+    adapted_to = {arm: whom for arm in METHODS if (whom := [name for name in names if arm in takes[name]])}
     for arm, whom in adapted_to.items():
-        arms[arm]["parameters"] = max((takes[name][arm].parameters for name in whom), default=0)
+        arms[arm]["parameters"] = max(takes[name][arm].parameters for name in whom)
         for what in ("seconds", "steps", "left_out"):
             arms[arm][what] = {name: getattr(takes[name][arm], what) for name in whom}
     pairs = {f"{left} - {right}": row for left, right in PAIRS if (row := compared(notebook, names, left, right, COSINE))}
@@ -246,6 +253,7 @@ def summary(people: Sequence[Person], others: Sequence[Person], takes: Mapping[s
         "voices": names,
         "real": [person.name for person in people if person.is_real],
         "sentences": sentences,
+        "precision": precision,
         "arms": arms,
         "compared": pairs,
         "errors_compared": errors,
@@ -261,7 +269,7 @@ def lost(notebook: Notebook, other: str, arm: str, people: Sequence[str], what: 
     """Change of a training voice's takes, over the people that were adapted to and the sentences."""
     before = notebook.values([other], "as it was", what)
     after = [notebook.values([other], f"{arm} to {name}", what) for name in people]
-    if not before.size or not after or any(row.shape != before.shape for row in after):
+    if not before.size or any(row.shape != before.shape for row in after):
         return None
     change = np.concatenate(after) - before
     return {"difference": round(float(change.mean()), 4), "interval": interval(change)}

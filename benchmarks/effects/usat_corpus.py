@@ -99,12 +99,12 @@ def joe(sentences: Sequence[str]) -> Person:
     return Person(JOE, False, "en", [Clip(samples, text, len(samples) / rate_hz) for samples, text in zip(sounds, sentences, strict=True)])
 
 
-def adapted(model: Model, method: str, options: Mapping[str, Any], corpus: Path, person: Person, place: Path, steps: int, device: str) -> None:
+def adapted(model: Model, method: str, options: Mapping[str, Any], corpus: Path, person: Person, place: Path, steps: int, device: str, precision: str = "no") -> None:
     """Adapt to a held-out voice's minute by the common loop, and save the artifact."""
     card = Host().registry.methods.get(method).card
     data = open_dataset(f"jsonl:{corpus / HELD_OUT / person.name / ADAPT}")
     # As many epochs as steps: how many clips of the minute will be left out is not known here, and the steps are what ends it.
-    settings = TrainSettings(max_steps=steps, epochs=steps, batch_size=clips_of_a_step(person), device=device)
+    settings = TrainSettings(max_steps=steps, epochs=steps, batch_size=clips_of_a_step(person), device=device, precision=precision)
     fit(model, load_method(card), card.options(**options), TrainingData(data), settings).save(place)
 
 

@@ -104,8 +104,10 @@ def _changed(change: np.ndarray) -> dict[str, Any]:
 
 def table(found: Mapping[str, Any]) -> str:
     """The figures as Markdown."""
+    whom = f"{len(found['voices'])} voices that training did not hear ({', '.join(found['voices'])})"
+    precision = found["precision"].replace("no", "float32")
     lines = [
-        f"{len(found['voices'])} voices that training did not hear ({', '.join(found['voices'])}), {found['sentences']} sentences each; intervals over voices and sentences.",
+        f"{whom}, {found['sentences']} sentences each; intervals over voices and sentences. Adaptations ran in {precision}.",
         "",
     ]
     lines += ["| stage of the voice | steps | seconds a step | precision | on |", "|---|---|---|---|---|"]

@@ -118,7 +118,7 @@ def alphabet(parts: Mapping[str, Dataset]) -> tuple[str, ...]:
     return alphabet_of(str(example.text) for part in parts.values() for example in part)
 
 
-def first_stage(folder: Path, layers: int, clips: int, epochs: int, precision: str) -> tuple[Artifact, dict[str, Any]]:
+def first_stage(folder: Path, layers: int, clips: int, epochs: int, precision: str = "no") -> tuple[Artifact, dict[str, Any]]:
     """The shared artifact, and its error rates by language; both kept in the folder."""
     parts = {language: language_parts(language, clips, 40, 100) for language in FIRST}
     if not (folder / "shared" / "artifact.json").is_file():
@@ -172,7 +172,7 @@ def run_arm(arm: Arm, shared: Artifact, folder: Path, parts: Mapping[str, Datase
     }
 
 
-def second_stage(arms: Sequence[Arm], shared: Artifact, folder: Path, seeds: int, precision: str) -> dict[str, list[dict[str, Any]]]:
+def second_stage(arms: Sequence[Arm], shared: Artifact, folder: Path, seeds: int, precision: str = "no") -> dict[str, list[dict[str, Any]]]:
     """Results of all arms by seed, as far as they go."""
     parts = language_parts(NEW, 1000, 60, 170)
     results: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in arms}

@@ -70,7 +70,8 @@ def hear(model: Model, example: Example) -> dict[str, np.ndarray]:
     samples = read_audio(example.raw, {"sample_rate_hz": rate_hz, "seconds": None, "minimum_seconds": 0.1, "maximum_seconds": LONGEST_S + 1})
     if len(samples) > LONGEST_S * rate_hz:
         raise UserError(f"{example.source or example.id}: the recording lasts more than {LONGEST_S:g} s; cut it and its text into sentences")
-    found = model.family.hear(model.backbone, torch.from_numpy(samples).to(model.device))
+    with torch.autocast(model.device.type, enabled=False):  # heard once, kept for the whole run
+        found = model.family.hear(model.backbone, torch.from_numpy(samples).to(model.device))
     return {name: value.cpu().numpy() for name, value in found.items()}
 
 

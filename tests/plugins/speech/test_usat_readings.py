@@ -137,6 +137,16 @@ def test_adapting_lowers_the_loss_and_leaves_the_voice_alone(model: Model, card:
     assert {"loss", "divergence", "durations"} <= made.provenance["metrics"]["validation"].keys()
 
 
+@pytest.mark.parametrize("card", [USAT, FULL], ids=["usat", "full"])
+def test_half_precision_learns_nearly_the_same(model: Model, card: Any) -> None:
+    """Recordings are heard in the voice's own precision, alignments are found in float32, and what is kept is float32."""
+    losses: dict[str, list[float]] = {"no": [], "bf16": []}
+    for precision, seen in losses.items():
+        made = adapt(model, card, train={"epochs": 2, "precision": precision}, emit=lambda event, seen=seen: seen.append(event["loss"]) if event.kind == "epoch" else None)
+        assert {tensor.dtype for edit in made.edits for tensor in edit.tensors.values()} == {torch.float32}
+    assert losses["bf16"] != losses["no"] and losses["bf16"] == pytest.approx(losses["no"], rel=0.01)
+
+
 def test_the_mean_vector_of_the_recordings_is_fed_and_kept(model: Model, tmp_path: Path) -> None:
     """A clip of less than a second gives no vector, and is learned from all the same."""
     data = Dataset("mixed", [*readings(3), Example("short", (np.ones(300, np.float32), RATE_HZ), None, None, {"ids": "3 4 5"})], "audio")

@@ -43,7 +43,7 @@ def usat_corpus(context: click.Context, out: Path, start: str, held_out: tuple[s
 @click.option("--corpus", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder that usat-corpus made.")
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the voice; finished stages in it are kept and not done again.")
 @click.option("--stage", type=click.Choice(["A", "B", "C"]), help="This stage alone: A posterior encoder, B encoder and decoder on many voices, C timbre flow. All by default.")
-@click.option("--steps", type=click.IntRange(1), help="Of every stage, at most; 1500, 8000 and 4000 by default, as many as the minutes allow where those are given.")
+@click.option("--steps", type=click.IntRange(1), help="Of every stage, at most; 1500, 8000 and 1500 by default, as many as the minutes allow where those are given.")
 @click.option("--minutes", default="", metavar="A,B,C", help="Of the three stages, such as 10,60,20: steps are measured first, and as many are done as will take so long.")
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Windows or utterances a step; 32 to 64 on a GPU.")
 @click.option("--said", type=click.IntRange(8), default=300, show_default=True, help="Sentences that the start voice says for stage A.")

@@ -1,13 +1,16 @@
 """Stage C: the flow learns to take timbre away and to put it on again, told by the vector of another clip of the same speaker.
 
 Text encoder, posterior encoder and decoder are finished and frozen. Losses are the paper's: L_kl by alignment search, L_dur,
-L_se with D_p, L_td with D_t. Ours beside them: speaker vectors also learn to tell the training speakers apart, since these
-are few; and the duration predictor rests until the fresh posterior of durations has found its place.
+L_se with D_p, L_td with D_t. Ours beside them, since speakers are few and what they say is little and of many languages:
+speaker vectors also learn to tell the training speakers apart; a quarter of what is drawn is the start voice's own speech,
+whose words are sure; and the duration predictor stays as it is, L_dur training the posterior of durations for adaptations to
+come. Of a minute of each speaker, laid along texts in a fresh voice, it learns to hurry, and forgets how long sounds last.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -22,10 +25,25 @@ from polyadapt_speech.usat.network.voice import Voice
 from polyadapt_speech.usat.training.utterances import Utterances
 
 WEIGHTS = {"kl": 1.0, "duration": 1.0, "leak": 1.0, "leak_discriminator": 1.0, "timbre": 1.0, "speaker": 1.0}
-REST_SHARE = 0.2  # of the steps, in which the duration predictor rests
+REST_SHARE = 0.2  # of the steps, in which the duration predictor rests where it is trained, until the posterior of durations has found its place
 CUT_FRAMES = 160
 SHARPNESS = 16.0  # of cosines as logits
 MEMORY = 0.98  # of the running means of what discriminators get right
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What of the stage is ours to choose; `benchmarks/effects/usat_recipe.py` shows what each is for.
+
+    Attributes:
+        learning_rate: at the beginning; it falls to nothing.
+        own_share: of the utterances drawn, how many are the start voice's.
+        durations: train the duration predictor too, with what the speaker adds to it.
+    """
+
+    learning_rate: float = 1e-4
+    own_share: float = 0.25
+    durations: bool = False
 
 
 class TimbreFlow:
@@ -36,17 +54,18 @@ class TimbreFlow:
         utterances: of many speakers, the start voice among them.
         names: of the clips.
         batch_size: utterances a step.
+        own: the start voice's number among the speakers.
+        recipe: ours to choose.
     """
 
     name = "timbre"
-    learning_rate = 4e-4
     gradient_clip = 20.0
 
-    def __init__(self, voice: Voice, utterances: Utterances, names: Sequence[str], batch_size: int) -> None:
+    def __init__(self, voice: Voice, utterances: Utterances, names: Sequence[str], batch_size: int, own: int, recipe: Recipe = Recipe()) -> None:
         assert voice.speaker_encoder is not None and voice.duration_posterior is not None
-        self.voice, self.utterances, self.batch_size = voice, utterances, batch_size
+        self.voice, self.utterances, self.batch_size, self.learning_rate = voice, utterances, batch_size, recipe.learning_rate
         self.rows: Sequence[str] = names
-        self.groups: Sequence[Sequence[int]] = utterances.groups()
+        self.groups: Sequence[Sequence[int]] = _with_share(utterances.groups(), utterances.by_speaker[own], recipe.own_share)
         self.lengths: Sequence[int] | None = [len(frames) for frames in utterances.posterior]
         device = utterances.posterior[0].device
         self.leakage = LeakageDiscriminator(voice.config.speaker_size).to(device)
@@ -55,6 +74,7 @@ class TimbreFlow:
         self.module: nn.Module = nn.ModuleList([voice.flow, voice.durations, voice.duration_posterior, voice.speaker_encoder, self.leakage, self.timbre, self.classes])
         voice.requires_grad_(False)
         self.module.requires_grad_(True)
+        voice.durations.requires_grad_(recipe.durations)
         self._right: dict[str, torch.Tensor] = {}
         self._numbers = torch.tensor(utterances.speakers, device=device)
 
@@ -99,6 +119,13 @@ class TimbreFlow:
 
     def resting(self, step: int, steps: int) -> Collection[nn.Parameter]:
         return list(self.voice.durations.parameters()) if step < REST_SHARE * steps else ()
+
+
+def _with_share(groups: Sequence[Sequence[int]], own: Collection[int], share: float) -> list[Sequence[int]]:
+    """Groups that are drawn equally often, with those of `own` repeated until they are such a share of them."""
+    others = [rows for rows in groups if rows[0] not in own]
+    mine = [rows for rows in groups if rows[0] in own]
+    return [*others, *mine * max(1, round(share / (1 - share) * len(others)))]
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ from polyadapt_speech.usat.voices.folder import publish, read_voice, save_voice
 FRESH = ("posterior encoder", "speaker encoder", "memory", "posterior of durations with the first spline of their flow", "discriminators of all kinds")
 ADVERSARIAL_SHARE = 1 / 3  # of stage B
 OWN_CLIPS = 60  # of the start voice among the speakers of stage C
-STEPS = {"A": 1500, "B": 8000, "C": 4000}
+STEPS = {"A": 1500, "B": 8000, "C": 1500}
 FOLDERS = {"A": ("posterior",), "B": ("autoencoder", "adversarial"), "C": ("timbre",)}
 
 
@@ -158,7 +158,7 @@ class Trainer:
             own = speech.spread(OWN_CLIPS)
             rows = [(clips, row, corpus.ids[row], int(corpus.speaker[row])) for row in range(len(clips))]
             rows += [(speech.segments, row, speech.ids[row], len(corpus.speakers)) for row in own]
-            return TimbreFlow(voice, Utterances(voice, rows), [*corpus.names, *(f"sentence {row}" for row in own)], batch_size)
+            return TimbreFlow(voice, Utterances(voice, rows), [*corpus.names, *(f"sentence {row}" for row in own)], batch_size, len(corpus.speakers))
         deviation = torch.tensor(self._facts["posterior"]["deviation"], device=device)
         listeners = WaveDiscriminators().to(device) if name == "adversarial" else None
         return Autoencoder(voice, corpus, clips, speech, batch_size, deviation, listeners)

@@ -3,9 +3,11 @@
 `usat:FOLDER` is a trained voice that listens, `--corpus` the folder that it was trained from, with people held out of it:
 a minute of each to adapt to, and further clips as references. Arms, 20 sentences each that no corpus holds:
 
+- start: the voice of one speaker that training began with, which knows nothing of the person: how well it is understood;
 - average: the mean vector of the voices of training; the honest floor;
 - instant: the vector of the held-out minute, nothing is trained;
 - adapted: method `usat` on that minute, adapters and vector;
+- flow alone: the same without the adapters of durations and phonemes;
 - full: all weights tuned on it by the same loss;
 - resynthesis: the person's own real clips through posterior encoder and decoder, the ceiling of what this decoder can say;
 - real: those clips.
@@ -42,13 +44,13 @@ from polyadapt_runtime import Bundle
 from polyadapt_speech.usat.training.sentences import SENTENCES as REMEMBERED
 from polyadapt_speech.usat.voices.folder import read_voice
 
-ARMS = ("average", "instant", "adapted", "full", "resynthesis", "real")
-METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {"adapted": ("usat", {}), "full": ("full", {})}
+ARMS = ("start", "average", "instant", "adapted", "flow alone", "full", "resynthesis", "real")
+METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {"adapted": ("usat", {}), "flow alone": ("usat", {"phoneme_rank": 0, "durations": False}), "full": ("full", {})}
 ONCE_S = 20.0  # of a training voice's clips, for its vector and its centre
-PAIRS = (("instant", "average"), ("adapted", "instant"), ("adapted", "full"))
+PAIRS = (("instant", "average"), ("adapted", "instant"), ("adapted", "flow alone"), ("adapted", "full"))
 CEILING = ("resynthesis", "adapted")  # of other texts
 STAGE_FACTS = ("steps", "seconds_a_step", "minutes", "device", "precision", "batch_size", "discriminators_right")
-ERROR_PAIRS = (("adapted", "instant"), ("full", "instant"))
+ERROR_PAIRS = (("adapted", "instant"), ("flow alone", "instant"), ("full", "instant"))
 
 
 def main() -> int:
@@ -73,7 +75,9 @@ def main() -> int:
     people = [person for person in corpus.held_out if not arguments.people or person.name in arguments.people]
     with Load() as load_of_others:
         takes = {person.name: takes_of(studio, corpus, person, arguments) for person in people}
+        before = Studio(pa.load(provenance["start"]), folder)
         for person in people:
+            before.speak(person.name, "start", Take(None), sentences)
             say(studio, person, takes[person.name], sentences)
         others = others_of(corpus, arguments.others)
         remembered(studio, others, takes, sentences[: arguments.remembered])
@@ -104,6 +108,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--takes", type=Path, default=Path("runs/effects/usat/takes"), help="speech and figures; delete it to begin anew")
     parser.add_argument("--people", nargs="+", help="only these of the held-out people")
     parser.add_argument("--tuned", nargs="*", help="all weights are tuned to these alone, or to none; by default to all")
+    parser.add_argument("--flow-alone", nargs="*", help="the same for adapters of the flow alone")
     parser.add_argument("--others", nargs="+", help="training voices that may be forgotten; joe and one real voice by default")
     parser.add_argument("--sentences", type=int, default=len(SENTENCES))
     parser.add_argument("--remembered", type=int, default=5, help="sentences of each voice that may be forgotten")
@@ -139,7 +144,8 @@ def takes_of(studio: Studio, corpus: Corpus, person: Person, arguments: argparse
     vector = studio.vector([clip.samples for clip in person.adaptation])
     found = {"average": Take(average(studio, corpus)), "instant": Take(vector)}
     for arm, (method, options) in METHODS.items():
-        if arm == "full" and arguments.tuned is not None and person.name not in arguments.tuned:
+        whom = {"full": arguments.tuned, "flow alone": arguments.flow_alone}.get(arm)
+        if whom is not None and person.name not in whom:
             continue
         began, place = time.monotonic(), arguments.artifacts / person.name / arm
         clock = place.with_name(f"{arm}.seconds.json")
@@ -150,12 +156,12 @@ def takes_of(studio: Studio, corpus: Corpus, person: Person, arguments: argparse
         artifact = pa.load_artifact(place)
         claim(studio.folder / person.name / f"{arm}.sha256", sha256_file(place / "artifact.safetensors"), f"another artifact of arm {arm!r}")
         own = artifact.conditions.get("speaker")
-        seconds = float(read_json(clock, "seconds")["seconds"]) if clock.is_file() else 0.0
+        took = read_json(clock, "seconds") if clock.is_file() else {"seconds": 0.0, "device": ""}
         facts = artifact.provenance
         if (then := facts["settings"]["precision"]) != arguments.precision:
             raise SystemExit(f"{place} was trained with precision {then!r}, now it is {arguments.precision!r}; use that, or another --artifacts")
-        counts = (int(facts["parameters"]), seconds, int(facts["steps"]), len(facts.get("left_out", {})))
-        found[arm] = Take(vector if own is None else own.numpy(), artifact, *counts)
+        counts = (int(facts["parameters"]), float(took["seconds"]), int(facts["steps"]), len(facts.get("left_out", {})))
+        found[arm] = Take(vector if own is None else own.numpy(), artifact, *counts, device=str(took["device"]))
     return found
 
 
@@ -239,7 +245,7 @@ def summary(people: Sequence[Person], others: Sequence[Person], takes: Mapping[s
     adapted_to = {arm: whom for arm in METHODS if (whom := [name for name in names if arm in takes[name]])}
     for arm, whom in adapted_to.items():
         arms[arm]["parameters"] = max(takes[name][arm].parameters for name in whom)
-        for what in ("seconds", "steps", "left_out"):
+        for what in ("seconds", "steps", "left_out", "device"):
             arms[arm][what] = {name: getattr(takes[name][arm], what) for name in whom}
     pairs = {f"{left} - {right}": row for left, right in PAIRS if (row := compared(notebook, names, left, right, COSINE))}
     pairs[" - ".join(CEILING)] = compared_means(notebook, names, *CEILING, COSINE)

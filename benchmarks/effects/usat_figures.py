@@ -115,10 +115,13 @@ def table(found: Mapping[str, Any]) -> str:
         precision = stage.get("precision", "no").replace("no", "float32")
         lines.append(f"| {name} | {stage['steps']} | {stage['seconds_a_step']:.3f} | {precision} | {stage['device']} |")
     lines.append("")
-    lines += ["| arm | cosine to the voice | character errors | parameters | steps | seconds |", "|---|---|---|---|---|---|"]
+    lines += ["| arm | cosine to the voice | character errors | parameters | steps | seconds | on |", "|---|---|---|---|---|---|---|"]
     for name, arm in found["arms"].items():
+        name = name if arm[COSINE]["voices"] == found["voices"] else f"{name} ({', '.join(arm[COSINE]['voices'])})"
         errors = _cell(arm.get(ERRORS)) + (" (English speakers)" if ERRORS in arm and arm[ERRORS]["voices"] != arm[COSINE]["voices"] else "")
-        lines.append(f"| {name} | {_cell(arm.get(COSINE))} | {errors} | {arm.get('parameters') or '–'} | {_range(arm.get('steps'))} | {_range(arm.get('seconds'))} |")
+        where = ", ".join(sorted({*arm.get("device", {}).values()})) or "–"
+        took = f"{arm.get('parameters') or '–'} | {_range(arm.get('steps'))} | {_range(arm.get('seconds'))} | {where}"
+        lines.append(f"| {name} | {_cell(arm.get(COSINE))} | {errors} | {took} |")
     lines.append("")
     for name, arm in found["arms"].items():
         if any(arm.get("left_out", {}).values()):

@@ -46,16 +46,18 @@ class Take:
     """An arm's way to speak: which artifact is on the model, and whose vector is fed.
 
     Attributes:
-        parameters, seconds, steps: that it took to adapt.
+        speaker: None for a model that has no speakers.
+        parameters, seconds, steps, device: that it took to adapt.
         left_out: clips that did not fit their texts.
     """
 
-    speaker: np.ndarray
+    speaker: np.ndarray | None
     artifact: Artifact | None = None
     parameters: int = 0
     seconds: float = 0.0
     steps: int = 0
     left_out: int = 0
+    device: str = ""
 
 
 @dataclass
@@ -100,10 +102,10 @@ class Studio:
         lacking = [number for number in range(len(sentences)) if not self.path(voice, arm, number).is_file()]
         if not lacking:
             return
-        speaker = torch.from_numpy(take.speaker)[None].to(self.device)
+        told = {} if take.speaker is None else {"speaker": torch.from_numpy(take.speaker)[None].to(self.device)}
         with on(self.model, take.artifact), torch.no_grad():
             for number in lacking:
-                said = self.model.module(**self._tensors(sentences[number]), speaker=speaker)
+                said = self.model.module(**self._tensors(sentences[number]), **told)
                 write(self.path(voice, arm, number), said["waveform"][0, : int(said["lengths"][0])].cpu().numpy(), self.rate_hz)
 
     @torch.no_grad()

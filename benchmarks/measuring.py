@@ -12,6 +12,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import statistics
 import sys
 import time
@@ -247,7 +248,7 @@ class Report:
 def command() -> str:
     """How this run was started, without the machine's paths."""
     script = Path(sys.argv[0])
-    return " ".join(["python", str(Path(*script.parts[script.parts.index("benchmarks") :])) if "benchmarks" in script.parts else f"benchmarks/{script.name}", *sys.argv[1:]])
+    return shlex.join(["python", str(Path(*script.parts[script.parts.index("benchmarks") :])) if "benchmarks" in script.parts else f"benchmarks/{script.name}", *sys.argv[1:]])
 
 
 def machine() -> str:

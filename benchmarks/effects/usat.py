@@ -34,7 +34,7 @@ import numpy as np
 from likeness import Likeness
 from measuring import Load, command, machine, versions
 from usat_corpus import JOE, Corpus, Person, adapted, joe, read_corpus
-from usat_figures import COSINE, ERRORS, Figure, Notebook, arm_row, compared, compared_means, interval, letters, table
+from usat_figures import COSINE, ERRORS, Figure, Notebook, arm_row, claim, compared, compared_means, interval, letters, table
 from usat_page import write_page
 from usat_speech import SENTENCES, Studio, Take, read
 
@@ -49,7 +49,7 @@ METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {"adapted": ("usat", {}),
 ONCE_S = 20.0  # of a training voice's clips, for its vector and its centre
 PAIRS = (("instant", "average"), ("adapted", "instant"), ("adapted", "flow alone"), ("adapted", "full"))
 CEILING = ("resynthesis", "adapted")  # of other texts
-STAGE_FACTS = ("steps", "seconds_a_step", "minutes", "device", "precision", "batch_size", "discriminators_right")
+STAGE_FACTS = ("steps", "seconds_a_step", "minutes", "device", "precision", "batch_size", "losses", "discriminators_right")
 ERROR_PAIRS = (("adapted", "instant"), ("flow alone", "instant"), ("full", "instant"))
 
 
@@ -117,14 +117,6 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--precision", choices=("no", "bf16", "fp16"), default="no", help="of the forward passes of an adaptation that is made here")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "usat.json")
     return parser.parse_args()
-
-
-def claim(mark: Path, identity: str, other: str) -> None:
-    """Takes of one model or artifact never stand beside those of another."""
-    if mark.is_file() and mark.read_text(encoding="utf-8") != identity:
-        raise SystemExit(f"{mark.parent} holds takes of {other}; give another --takes, or delete it")
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    mark.write_text(identity, encoding="utf-8")
 
 
 def others_of(corpus: Corpus, names: Sequence[str] | None) -> list[Person]:

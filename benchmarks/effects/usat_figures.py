@@ -53,6 +53,18 @@ class Notebook:
         return np.array(rows, float)
 
 
+def claim(mark: Path, identity: str, other: str) -> None:
+    """Takes and figures of one model, artifact or setting never stand beside those of another.
+
+    Raises:
+        SystemExit: they would.
+    """
+    if mark.is_file() and mark.read_text(encoding="utf-8") != identity:
+        raise SystemExit(f"{mark.parent} holds takes or figures of {other}; give another place, or delete it")
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.write_text(identity, encoding="utf-8")
+
+
 def letters(text: str) -> str:
     """A text as what is said: small letters, digits and single spaces."""
     return " ".join(re.findall(r"[a-z0-9']+", text.lower()))

@@ -23,9 +23,10 @@ import numpy as np
 import torch
 from likeness import Likeness
 from measuring import Load, command, machine, versions
-from usat_figures import COSINE, ERRORS, Figure, Notebook, interval, letters
+from usat_figures import COSINE, ERRORS, Figure, Notebook, claim, interval, letters
 
 import polyadapt as pa
+from polyadapt.files import sha256_file
 from polyadapt.model import Model
 from polyadapt.sources.common import seeded
 from polyadapt.training.processes import find_processes
@@ -38,7 +39,7 @@ from polyadapt_speech.usat.training.stage import Limits, run_stage
 from polyadapt_speech.usat.training.timbre import Recipe, TimbreFlow, average_speaker
 from polyadapt_speech.usat.training.train import OWN_CLIPS
 from polyadapt_speech.usat.training.utterances import Utterances
-from polyadapt_speech.usat.voices.folder import read_voice
+from polyadapt_speech.usat.voices.folder import WEIGHTS, read_voice
 
 VARIANTS = {
     "as it is": Recipe(),
@@ -136,6 +137,10 @@ class Bench:
         voice.to(device)
         speaker = [corpus.speakers[number].name for number in corpus.speaker.tolist()]
         people = {name: [corpus.clip(row) for row, whose in enumerate(speaker) if whose == name] for name in LEFT_OUT}
+        if lacking := [name for name, clips in people.items() if len(clips) < 2]:
+            raise SystemExit(f"{arguments.corpus} has fewer than two clips of {lacking[0]}, who is left out here; make a corpus from all collections")
+        settings = f"{sha256_file(arguments.voice / WEIGHTS)} {corpus.digest} {arguments.steps} {arguments.precision}"
+        claim(arguments.figures.with_suffix(".settings"), settings, "another voice, corpus, precision or other steps")
         heard = [row for row, whose in enumerate(speaker) if whose not in LEFT_OUT]
         speech, clips = own_speech(start, voice, corpus, device), Segments([corpus.clip(row) for row in heard], voice.spectrogram, device)
         rows = [(clips, place, corpus.ids[row], int(corpus.speaker[row])) for place, row in enumerate(heard)]

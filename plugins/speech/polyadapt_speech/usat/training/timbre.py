@@ -33,7 +33,7 @@ MEMORY = 0.98  # of the running means of what discriminators get right
 
 @dataclass(frozen=True)
 class Recipe:
-    """What of the stage is ours to choose; `benchmarks/effects/usat_recipe.py` shows what each is for.
+    """What of the stage is ours to choose; `benchmarks/effects/usat_recipe.py` shows what each does.
 
     Attributes:
         learning_rate: at the beginning; it falls to nothing.

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+from polyadapt.model import Model
+from polyadapt.sources.common import seeded
 from polyadapt_speech.usat.network.voice import Manner, Voice
+from polyadapt_speech.usat.training.corpus import evenly
 from polyadapt_speech.usat.training.segments import Segments
 
 BATCH = 16
@@ -35,6 +38,22 @@ class OwnSpeech:
     def spread(self, count: int) -> list[int]:
         """Rows of at most so many clips, short and long ones alike."""
         return list(range(0, len(self.ids), max(1, -(-len(self.ids) // count))))
+
+
+def own_speech(start: Model, voice: Voice, sentences: Sequence[torch.Tensor], count: int, seed: int, device: torch.device) -> OwnSpeech:
+    """Some of many sentences, short and long ones alike, by the start voice.
+
+    Args:
+        start: the start voice, which knows the noise that it was tuned by.
+        voice: the same with parts that hear, nothing of it moved yet.
+        sentences: ids of each.
+        count: how many are said at most.
+        seed: of the noise.
+        device: where it runs.
+    """
+    details = start.task.details
+    with seeded(seed):
+        return speak(voice, evenly(sentences, count), float(str(details["noise_scale"])), float(str(details["duration_noise_scale"])), device)
 
 
 @torch.no_grad()

@@ -24,8 +24,8 @@ from polyadapt.training.processes import Processes, find_processes
 from polyadapt_speech.usat.network.voice import Voice, extended
 from polyadapt_speech.usat.network.wave_discriminators import WaveDiscriminators
 from polyadapt_speech.usat.training.autoencoder import Autoencoder, usual_deviation
-from polyadapt_speech.usat.training.corpus import Corpus, evenly
-from polyadapt_speech.usat.training.own_speech import OwnSpeech, speak
+from polyadapt_speech.usat.training.corpus import Corpus
+from polyadapt_speech.usat.training.own_speech import OwnSpeech, own_speech
 from polyadapt_speech.usat.training.posterior import DistilPosterior
 from polyadapt_speech.usat.training.segments import Segments
 from polyadapt_speech.usat.training.stage import Limits, run_stage
@@ -179,12 +179,11 @@ class Trainer:
         self._say(f"stage {name}: there already, in {folder}")
 
     def _own_speech(self) -> OwnSpeech:
-        """What the start voice says, before anything of it moves."""
-        details, began = self._start.task.details, time.monotonic()
-        with seeded(self._request.seed):
-            sentences = evenly(self._corpus.sentences, self._request.said)
-            scales = (float(str(details["noise_scale"])), float(str(details["duration_noise_scale"])))
-            speech = speak(self.voice, sentences, *scales, self._processes.device)
+        """What the start voice says, before anything of it moves: as much as the stages that are still to be done listen to."""
+        request, began = self._request, time.monotonic()
+        earlier = [name for letter in "AB" if letter in request.stages for name in FOLDERS[letter]]
+        listening = any(not (request.folder / f"stage-{name}").is_dir() for name in earlier)
+        speech = own_speech(self._start, self.voice, self._corpus.sentences, request.said if listening else min(request.said, OWN_CLIPS), request.seed, self._processes.device)
         self._say(f"the start voice said {len(speech.ids)} sentences in {time.monotonic() - began:.0f} s")
         return speech
 

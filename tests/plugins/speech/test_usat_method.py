@@ -109,11 +109,17 @@ def test_inside_is_the_hidden_frames_and_not_what_follows() -> None:
     assert torch.allclose(found, expected, atol=1e-5) and not torch.allclose(found, coupling.after(hidden), atol=1e-2)
 
 
+def test_only_adapters_of_durations_drop_what_they_read() -> None:
+    dropped = {edit.site: edit.dropout for edit in METHOD.build(tiny_model(VOICE), CARD.options(duration_dropout=0.3), generator()).edits()}
+    assert {site for site, share in dropped.items() if share == 0.3} == {site for site in dropped if site.startswith("durations.")} != set()
+    assert {share for site, share in dropped.items() if not site.startswith("durations.")} == {0.0}
+
+
 def test_the_speaker_vector_adds_to_the_one_that_is_fed() -> None:
     """A trained d with s fed is s + d fed to the flow, and it folds into the convolutions."""
     model, options = model_with_speakers(5), CARD.options(phoneme_rank=0)
     form = METHOD.build(model, options, generator())
-    speaker = form.parts[1]  # type: ignore[union-attr]
+    speaker = form.parts[-1]  # type: ignore[union-attr]
     with torch.no_grad():
         speaker.vector.copy_(torch.tensor([0.3, -0.2, 0.5, 0.1, -0.4]))  # type: ignore[union-attr,operator]
     flow = model.backbone.flow

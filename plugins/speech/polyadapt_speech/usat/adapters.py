@@ -66,11 +66,12 @@ class FlowForm(Form):
         ports: spans of the flow. One that is a single layer is *inside*: its adapter works on what the layer reads.
         rank, kernel: of every adapter.
         generator: of the starting values.
+        dropout: of what adapters read, while training.
     """
 
-    def __init__(self, ports: list[SpanPort], rank: int, kernel: int, generator: torch.Generator) -> None:
+    def __init__(self, ports: list[SpanPort], rank: int, kernel: int, generator: torch.Generator, dropout: float = 0.0) -> None:
         super().__init__()
-        self._ports, self._rank, self._kernel = ports, rank, kernel
+        self._ports, self._rank, self._kernel, self._dropout = ports, rank, kernel, dropout
         self.adapters = nn.ModuleDict()
         for port in ports:
             width = port.in_features if _is_inside(port) else port.out_features
@@ -83,9 +84,9 @@ class FlowForm(Form):
             assert isinstance(adapter, FlowAdapter)
             if _is_inside(port):
                 lowered = FlowAdapter(port.in_features, port.out_features, self._rank, self._kernel)
-                made.append(Edit(port.site, "module", _through(adapter, port.end.module), VARIANT, structure=lowered))
+                made.append(Edit(port.site, "module", _through(adapter, port.end.module), VARIANT, self._dropout, lowered))
             else:
-                made.append(Edit(port.site, "module", tensors_of(adapter), VARIANT, structure=adapter))
+                made.append(Edit(port.site, "module", tensors_of(adapter), VARIANT, self._dropout, adapter))
         return made
 
 

@@ -26,6 +26,7 @@ class UsatOptions(Options):
     rank: int = Field(8, ge=1, description="inner width r of flow adapters (the paper's best: 8)")
     kernel: int = Field(3, ge=1, description="width of the flow adapters' convolution in frames, an odd number (ours: 3); 1 is the paper's linear variant")
     durations: bool = Field(True, description="adapters of the same rank and kernel inside the couplings of the duration predictor too")
+    duration_dropout: float = Field(0.5, ge=0, lt=1, description="share of what duration adapters read that is dropped while training (ours: 0.5, VITS' own in this predictor)")
     phoneme_rank: int = Field(8, ge=0, description="inner width of the adapters at the text encoder's attention; 0 for none (ours: 8)")
     speaker: bool = Field(True, description="train a speaker vector, which is added to the one that is fed; only voices with speakers have a place for it")
 

@@ -35,9 +35,10 @@ class Usat(Method):
         sites = model.ports.select("span", options.sites or PLACEMENTS[options.placement])
         if strange := [site for site in sites if not site.startswith("flow.")]:
             raise UserError(f"usat's flow adapters stand in the flow, {strange[0]} does not; adapters of the text encoder are set by phoneme_rank")
-        if options.durations:
-            sites = [*sites, *model.ports.select("span", DURATION_SITES)]
         parts: list[Form] = [FlowForm([model.ports.spans[site] for site in sites], options.rank, options.kernel, generator)]
+        if options.durations:
+            predictor = [model.ports.spans[site] for site in model.ports.select("span", DURATION_SITES)]
+            parts.append(FlowForm(predictor, options.rank, options.kernel, generator, options.duration_dropout))
         if options.phoneme_rank:
             bottlenecks = BottleneckOptions(rank=options.phoneme_rank, norm=True)
             spans = [model.ports.spans[site] for site in model.ports.select("span", PHONEME_SITES)]

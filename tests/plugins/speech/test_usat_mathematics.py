@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from polyadapt.errors import UserError
-from polyadapt_speech.usat.network.alignment import durations_by_search, log_likelihood
+from polyadapt_speech.usat.network.alignment import LONGEST_FRAMES, SILENT_SPREAD, SILENT_TOKENS, SPREAD, durations_by_search, log_likelihood
 from polyadapt_speech.usat.network.attention import RelativeAttention
 from polyadapt_speech.usat.network.config import DurationConfig
 from polyadapt_speech.usat.network.duration_posterior import DurationPosterior
@@ -66,13 +67,13 @@ def test_no_bin_of_a_spline_vanishes() -> None:
     assert made.slope.tolist() == [[1.0, pytest.approx(FLOOR), pytest.approx(FLOOR), 1.0]]
 
 
-def best_by_trying(scores: torch.Tensor) -> tuple[float, list[int]]:
-    """The best sum over all ways to cut the frames into one stretch a token."""
+def best_by_trying(scores: torch.Tensor, lasting: Callable[[int, int], float] = lambda token, frames: 0.0) -> tuple[float, list[int]]:
+    """The best sum over all ways to cut the frames into one stretch a token, with what a token's duration adds."""
     tokens, frames = scores.shape
     best, kept = -math.inf, []
     for cuts in itertools.combinations(range(1, frames), tokens - 1):
         edges = [0, *cuts, frames]
-        total = sum(float(scores[token, start:stop].sum()) for token, (start, stop) in enumerate(itertools.pairwise(edges)))
+        total = sum(float(scores[token, start:stop].sum()) + lasting(token, stop - start) for token, (start, stop) in enumerate(itertools.pairwise(edges)))
         if total > best:
             best, kept = total, [stop - start for start, stop in itertools.pairwise(edges)]
     return best, kept
@@ -85,6 +86,38 @@ def test_alignment_finds_the_best_of_all_paths() -> None:
     for row, (tokens, frames) in enumerate(sizes):
         _, expected = best_by_trying(scores[row, :tokens, :frames])
         assert found[row].tolist() == expected + [0] * (4 - tokens), (tokens, frames)
+
+
+def test_alignment_with_usual_durations_finds_the_best_of_all_paths() -> None:
+    sizes = [(tokens, frames) for tokens in (1, 2, 5, 6) for frames in range(tokens, 11, 2)]
+    g = generator()
+    scores, usual = 9 * torch.randn(len(sizes), 6, 10, generator=g), 0.2 + 4 * torch.rand(len(sizes), 6, generator=g)
+    found = durations_by_search(scores, torch.tensor([size[0] for size in sizes]), torch.tensor([size[1] for size in sizes]), usual)
+    for row, (tokens, frames) in enumerate(sizes):
+        paced = (usual[row, :tokens] * frames / usual[row, :tokens].sum()).clamp_min(1.0).tolist()
+
+        def lasting(token: int, count: int, paced: list[float] = paced) -> float:
+            spread = SILENT_SPREAD if token < SILENT_TOKENS or token >= len(paced) - SILENT_TOKENS else SPREAD
+            return -0.5 * (math.log(count / paced[token]) / spread) ** 2
+
+        _, expected = best_by_trying(scores[row, :tokens, :frames], lasting)
+        assert found[row].tolist() == expected + [0] * (6 - tokens), (tokens, frames)
+
+
+def test_usual_durations_decide_where_sound_does_not() -> None:
+    """Two tokens between silence that sound alike: by sound alone the first lasts one frame."""
+    scores = torch.zeros(1, 6, 12)
+    usual = torch.tensor([[1.0, 1.0, 2.0, 6.0, 1.0, 1.0]])
+    tokens, frames = torch.tensor([6]), torch.tensor([12])
+    assert durations_by_search(scores, tokens, frames, usual).tolist() == [[1, 1, 2, 6, 1, 1]]
+    assert durations_by_search(scores, tokens, frames, 3 * usual).tolist() == [[1, 1, 2, 6, 1, 1]]  # at whatever pace
+    assert durations_by_search(scores, tokens, frames).tolist() != [[1, 1, 2, 6, 1, 1]]
+
+
+def test_a_long_recording_of_a_short_text_is_laid_along_to_its_end() -> None:
+    frames = 5 * LONGEST_FRAMES
+    found = durations_by_search(torch.zeros(1, 3, frames), torch.tensor([3]), torch.tensor([frames]), torch.ones(1, 3))
+    assert int(found.sum()) == frames and int(found.min()) >= 1
 
 
 def test_alignment_refuses_a_recording_that_is_too_short() -> None:

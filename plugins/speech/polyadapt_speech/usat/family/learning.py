@@ -84,5 +84,6 @@ def _laid(voice: Voice, inputs: Tensors, noisy: bool) -> _Laid:
     hidden, prior_mean, prior_log_deviation = voice.text_encoder(inputs["input_ids"], counts)
     moved = voice.flow(z * mask, mask, inputs["speaker"][..., None])
     scores = log_likelihood(moved, prior_mean, prior_log_deviation).detach()  # (B, T, F)
-    durations = durations_by_search(scores, counts.sum(1).long(), inputs["frames"])
+    usual = voice.usual_durations(hidden, counts[:, None], inputs["speaker"][..., None]) if noisy else None
+    durations = durations_by_search(scores, counts.sum(1).long(), inputs["frames"], usual)
     return _Laid(hidden, prior_mean, prior_log_deviation, counts[:, None], moved, log_deviation, scores, durations, frames_of(durations, mean.shape[2]))

@@ -17,6 +17,7 @@ from polyadapt_speech.usat.network.lengths import frames_of
 from polyadapt_speech.usat.network.loudness import levelled
 from polyadapt_speech.usat.network.memory import Memory
 from polyadapt_speech.usat.network.posterior import PosteriorEncoder
+from polyadapt_speech.usat.network.precision import in_float32
 from polyadapt_speech.usat.network.speaker_encoder import SpeakerEncoder
 from polyadapt_speech.usat.network.text_encoder import TextEncoder
 from polyadapt_speech.usat.spectrogram import Spectrogram
@@ -93,6 +94,18 @@ class Voice(nn.Module):
         _, mean, _ = self.posterior(seen, mask, seen.new_zeros(1))  # (B, C, F)
         result: torch.Tensor = self.speaker_encoder(mean, mask)
         return result
+
+    @torch.no_grad()
+    def usual_durations(self, hidden: torch.Tensor, token_mask: torch.Tensor, speaker: torch.Tensor | None) -> torch.Tensor:
+        """How long each token lasts without noise, in frames, not yet whole.
+
+        Shape:
+            hidden [batch, width, tokens], token_mask [batch, 1, tokens], speaker [batch, size, 1] -> [batch, tokens].
+        """
+        with in_float32(hidden.device):
+            hidden, speaker = hidden.float(), None if speaker is None else speaker.float()
+            lasts: torch.Tensor = self.durations(hidden, token_mask, torch.zeros_like(hidden[:, :2]), speaker).exp() * token_mask[:, 0]
+            return lasts
 
     def latent(self, ids: torch.Tensor, mask: torch.Tensor, manner: Manner) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """What the decoder gets: z [batch, latent, frames], its mask [batch, 1, frames], lengths [batch] in frames, durations [batch, tokens] as `forward`."""

@@ -39,11 +39,13 @@ class Recipe:
         learning_rate: at the beginning; it falls to nothing.
         own_share: of the utterances drawn, how many are the start voice's.
         durations: train the duration predictor too, with what the speaker adds to it.
+        usual_durations: texts are laid along recordings by how long their tokens usually last too, not by sound alone.
     """
 
-    learning_rate: float = 1e-4
+    learning_rate: float = 4e-4
     own_share: float = 0.25
     durations: bool = False
+    usual_durations: bool = True
 
 
 class TimbreFlow:
@@ -63,7 +65,7 @@ class TimbreFlow:
 
     def __init__(self, voice: Voice, utterances: Utterances, names: Sequence[str], batch_size: int, own: int, recipe: Recipe = Recipe()) -> None:
         assert voice.speaker_encoder is not None and voice.duration_posterior is not None
-        self.voice, self.utterances, self.batch_size, self.learning_rate = voice, utterances, batch_size, recipe.learning_rate
+        self.voice, self.utterances, self.batch_size, self.recipe, self.learning_rate = voice, utterances, batch_size, recipe, recipe.learning_rate
         self.rows: Sequence[str] = names
         self.groups: Sequence[Sequence[int]] = _with_share(utterances.groups(), utterances.by_speaker[own], recipe.own_share)
         self.lengths: Sequence[int] | None = [len(frames) for frames in utterances.posterior]
@@ -88,7 +90,8 @@ class TimbreFlow:
         z = (batch.mean + torch.randn_like(batch.mean) * batch.log_deviation.exp()) * batch.mask
         moved = voice.flow(z, batch.mask, speaker[..., None])  # (B, C, F)
         tokens, frames = batch.token_mask.sum((1, 2)).long(), batch.mask.sum((1, 2)).long()
-        durations = durations_by_search(log_likelihood(moved.detach(), batch.prior_mean, batch.prior_log_deviation), tokens, frames)  # (B, T)
+        usual = voice.usual_durations(batch.hidden, batch.token_mask, speaker[..., None]) if self.recipe.usual_durations else None
+        durations = durations_by_search(log_likelihood(moved.detach(), batch.prior_mean, batch.prior_log_deviation), tokens, frames, usual)  # (B, T)
         spread = frames_of(durations, batch.mean.shape[2]).spread
         prior_mean, prior_log_deviation = spread(batch.prior_mean), spread(batch.prior_log_deviation)  # (B, C, F)
         noise = torch.randn_like(batch.hidden[:, :2])

@@ -107,6 +107,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--artifacts", type=Path, default=Path("runs/effects/usat/artifacts"), help="adaptations, by person and arm; what is missing is made here")
     parser.add_argument("--takes", type=Path, default=Path("runs/effects/usat/takes"), help="speech and figures; delete it to begin anew")
     parser.add_argument("--people", nargs="+", help="only these of the held-out people")
+    parser.add_argument("--adapted", nargs="*", help="the voice is adapted to these alone, or to none; by default to all")
     parser.add_argument("--tuned", nargs="*", help="all weights are tuned to these alone, or to none; by default to all")
     parser.add_argument("--flow-alone", nargs="*", help="the same for adapters of the flow alone")
     parser.add_argument("--others", nargs="+", help="training voices that may be forgotten; joe and one real voice by default")
@@ -136,7 +137,7 @@ def takes_of(studio: Studio, corpus: Corpus, person: Person, arguments: argparse
     vector = studio.vector([clip.samples for clip in person.adaptation])
     found = {"average": Take(average(studio, corpus)), "instant": Take(vector)}
     for arm, (method, options) in METHODS.items():
-        whom = {"full": arguments.tuned, "flow alone": arguments.flow_alone}.get(arm)
+        whom = {"adapted": arguments.adapted, "full": arguments.tuned, "flow alone": arguments.flow_alone}[arm]
         if whom is not None and person.name not in whom:
             continue
         began, place = time.monotonic(), arguments.artifacts / person.name / arm
@@ -240,7 +241,8 @@ def summary(people: Sequence[Person], others: Sequence[Person], takes: Mapping[s
         for what in ("seconds", "steps", "left_out", "device"):
             arms[arm][what] = {name: getattr(takes[name][arm], what) for name in whom}
     pairs = {f"{left} - {right}": row for left, right in PAIRS if (row := compared(notebook, names, left, right, COSINE))}
-    pairs[" - ".join(CEILING)] = compared_means(notebook, names, *CEILING, COSINE)
+    if "adapted" in adapted_to:
+        pairs[" - ".join(CEILING)] = compared_means(notebook, names, *CEILING, COSINE)
     errors = {f"{left} - {right}": row for left, right in ERROR_PAIRS if (row := compared(notebook, names, left, right, ERRORS))}
     forgetting = [
         {"method": arm, "other": other.name, **{what: lost(notebook, other.name, arm, whom, what) for what in (COSINE, ERRORS)}}

@@ -32,8 +32,8 @@ from polyadapt.sources.common import seeded
 from polyadapt.training.processes import find_processes
 from polyadapt_runtime import Bundle
 from polyadapt_speech.usat.network.voice import Manner, Voice, extended
-from polyadapt_speech.usat.training.corpus import Corpus, evenly, read_corpus
-from polyadapt_speech.usat.training.own_speech import OwnSpeech, speak
+from polyadapt_speech.usat.training.corpus import read_corpus
+from polyadapt_speech.usat.training.own_speech import own_speech
 from polyadapt_speech.usat.training.segments import Segments
 from polyadapt_speech.usat.training.stage import Limits, run_stage
 from polyadapt_speech.usat.training.timbre import Recipe, TimbreFlow, average_speaker
@@ -43,7 +43,8 @@ from polyadapt_speech.usat.voices.folder import WEIGHTS, read_voice
 
 VARIANTS = {
     "as it is": Recipe(),
-    "four times the learning rate": Recipe(learning_rate=4e-4),
+    "texts laid along by sound alone": Recipe(usual_durations=False),
+    "a quarter of the learning rate": Recipe(learning_rate=1e-4),
     "the start voice drawn like any other": Recipe(own_share=0.0),
     "durations trained too": Recipe(durations=True),
 }
@@ -142,7 +143,10 @@ class Bench:
         settings = f"{sha256_file(arguments.voice / WEIGHTS)} {corpus.digest} {arguments.steps} {arguments.precision}"
         claim(arguments.figures.with_suffix(".settings"), settings, "another voice, corpus, precision or other steps")
         heard = [row for row, whose in enumerate(speaker) if whose not in LEFT_OUT]
-        speech, clips = own_speech(start, voice, corpus, device), Segments([corpus.clip(row) for row in heard], voice.spectrogram, device)
+        assert isinstance(start.backbone, Voice)
+        with seeded(0):
+            speaking = extended(start.backbone, voice.config.speaker_size, voice.config.memory_slots, listens=True).to(device)
+        speech, clips = own_speech(start, speaking, corpus.sentences, OWN_CLIPS, 0, device), Segments([corpus.clip(row) for row in heard], voice.spectrogram, device)
         rows = [(clips, place, corpus.ids[row], int(corpus.speaker[row])) for place, row in enumerate(heard)]
         rows += [(speech.segments, row, ids, len(corpus.speakers)) for row, ids in enumerate(speech.ids)]
         names = [*(corpus.names[row] for row in heard), *(f"sentence {row}" for row in range(len(speech.ids)))]
@@ -199,16 +203,6 @@ class Bench:
     def line(self, variant: str) -> str:
         row = self.row(variant)
         return f"errors {row[ERRORS]['mean']:.3f}, cosine {row[COSINE][AVERAGE]:.3f} and {row[COSINE]['own vector']:.3f}"
-
-
-def own_speech(start: Model, voice: Voice, corpus: Corpus, device: torch.device) -> OwnSpeech:
-    """Some sentences by the start voice, as stage C hears them."""
-    details = start.task.details
-    assert isinstance(start.backbone, Voice)
-    with seeded(0):
-        speaking = extended(start.backbone, voice.config.speaker_size, voice.config.memory_slots, listens=True).to(device)
-        scales = (float(str(details["noise_scale"])), float(str(details["duration_noise_scale"])))
-        return speak(speaking, evenly(corpus.sentences, OWN_CLIPS), *scales, device)
 
 
 def table(found: Mapping[str, Any]) -> str:

@@ -117,11 +117,9 @@ def _changed(change: np.ndarray) -> dict[str, Any]:
 def table(found: Mapping[str, Any]) -> str:
     """The figures as Markdown."""
     whom = f"{len(found['voices'])} voices that training did not hear ({', '.join(found['voices'])})"
-    precision = found["precision"].replace("no", "float32")
-    lines = [
-        f"{whom}, {found['sentences']} sentences each; intervals over voices and sentences. Adaptations ran in {precision}.",
-        "",
-    ]
+    is_adapted = any("parameters" in row for row in found["arms"].values())
+    adapted = f"Adaptations ran in {found['precision'].replace('no', 'float32')}." if is_adapted else "Nobody was adapted to."
+    lines = [f"{whom}, {found['sentences']} sentences each; intervals over voices and sentences. {adapted}", ""]
     lines += ["| stage of the voice | steps | seconds a step | precision | on |", "|---|---|---|---|---|"]
     for name, stage in found["stages"].items():
         precision = stage.get("precision", "no").replace("no", "float32")

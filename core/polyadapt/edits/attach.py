@@ -139,6 +139,15 @@ class Attachments(nn.Module):
         return again
 
     @contextlib.contextmanager
+    def silent(self) -> Iterator[None]:
+        """No edit is applied within the block, and nothing is switched: weights that a form has moved stay moved, with their gradients."""
+        held, self._table = self._table, {}
+        try:
+            yield
+        finally:
+            self._table = held
+
+    @contextlib.contextmanager
     def counting(self) -> Iterator[set[tuple[str, str]]]:
         """Collect (sort of port, key of edit) of everything that is applied within the block."""
         self._seen = set()
@@ -241,6 +250,12 @@ def attachments_of(root: nn.Module, ports: Ports | None = None, backbone: nn.Mod
     if ports is None:
         raise UserError("nothing is attached to this module")
     return Attachments(root, ports, backbone)
+
+
+def without_edits(root: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """`Attachments.silent` of a module that may have edits, or none."""
+    held = getattr(root, HOLDER, None)
+    return held.silent() if isinstance(held, Attachments) else contextlib.nullcontext()
 
 
 def switch(base: BaseParameters, going: Sequence[Form], coming: Sequence[Form]) -> None:

@@ -63,6 +63,16 @@ class Family:
         """
         raise self._missing("training on recordings (task 'synthesis')")
 
+    def read(self, backbone: nn.Module, text: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What training of task `synthesis` needs of a text besides its ids, computed once, of the base as it is; nothing unless a family says so.
+
+        It is fed to `forward` beside what `hear` finds.
+
+        Shape:
+            tensors of the text, and of the answer, without a batch axis.
+        """
+        return {}
+
     def alignment(self, backbone: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """How well texts fit recordings that `hear` has heard, by any measure of which more is better [batch]."""
         raise self._missing("alignment of texts with recordings")

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from polyadapt.data.dataset import Dataset, Example
+from polyadapt.edits.attach import without_edits
 from polyadapt.errors import UserError
 from polyadapt.model import Model
 from polyadapt_runtime.audio import read_audio
@@ -55,6 +56,13 @@ def text_inputs(model: Model, example: Example) -> dict[str, np.ndarray]:
     if language and processor.spec.get("kind") == "phonemes":
         processor = type(processor)({**processor.spec, "language": language}, processor.assets)
     return dict(processor(example.text))
+
+
+def read(model: Model, text: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the model says of a text without the adapters that are learning from it."""
+    with torch.no_grad(), without_edits(model.module), torch.autocast(model.device.type, enabled=False):
+        found = model.family.read(model.backbone, {name: torch.from_numpy(value).to(model.device) for name, value in text.items()})
+    return {name: value.cpu().numpy() for name, value in found.items()}
 
 
 def hear(model: Model, example: Example) -> dict[str, np.ndarray]:

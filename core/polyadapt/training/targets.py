@@ -11,7 +11,7 @@ from polyadapt.data.dataset import Example
 from polyadapt.errors import UserError, nearest
 from polyadapt.model import Model
 from polyadapt.training.losses import IGNORED
-from polyadapt.training.reading import hear, text_inputs
+from polyadapt.training.reading import hear, read, text_inputs
 from polyadapt.training.texts import join, target_tokens, transcript_tokens
 
 Arrays = dict[str, np.ndarray]
@@ -137,7 +137,7 @@ def _reading(model: Model) -> Prepare:
         tokens = len(next(iter(text.values())))
         if tokens > heard.get("frames", tokens):
             raise UserError(f"{example.source or example.id}: {tokens} tokens do not fit into {heard['frames']} frames of sound; check the transcript, or leave the row out")
-        beside = {**{name: value for name, value in heard.items() if name not in model.conditions}, **model.conditions}
+        beside = {**{name: value for name, value in heard.items() if name not in model.conditions}, **read(model, text), **model.conditions}
         return {**text, **{f"{BESIDE}{name}": value for name, value in beside.items()}}, {"row": np.array(0, dtype=np.int64)}
 
     return prepare

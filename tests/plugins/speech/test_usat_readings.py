@@ -27,9 +27,10 @@ from polyadapt.training import TrainSettings
 from polyadapt.training.batches import Examples, TrainingData
 from polyadapt.training.fitting import fit
 from polyadapt.training.interrupt import TrainingInterrupted
-from polyadapt.training.reading import hear, read_by_one, text_inputs
+from polyadapt.training.reading import hear, read, read_by_one, text_inputs
 from polyadapt_speech import entry
 from polyadapt_speech.usat.card import CARD as USAT
+from polyadapt_speech.usat.family import learning
 from polyadapt_speech.usat.family.learning import row_losses
 from polyadapt_speech.usat.family.model import TINY, tiny_voice
 from polyadapt_speech.usat.losses import prior_divergence, row_divergence
@@ -120,6 +121,45 @@ def test_each_loss_reaches_its_own_adapters(model: Model, loss: str) -> None:
     reached = {name for name, parameter in form.named_parameters() if parameter.grad is not None and bool(parameter.grad.abs().max() > 0)}
     of_durations = {name for name, _ in form.named_parameters() if "durations/" in name}
     assert of_durations and reached == (of_durations if loss == "durations" else {name for name, _ in form.named_parameters()} - of_durations)
+
+
+def test_texts_are_laid_along_by_what_the_voice_says_without_its_adapters(model: Model) -> None:
+    """Also where a row is prepared while they learn."""
+    text, voice = text_inputs(model, readings(1)[0]), model.backbone
+    assert isinstance(voice, Voice)
+    ids = torch.from_numpy(text["input_ids"])[None]
+
+    def durations_now() -> np.ndarray:
+        assert isinstance(voice, Voice)
+        with torch.no_grad():
+            return np.asarray(voice(ids, torch.ones_like(ids))[2][0].numpy())
+
+    alone = durations_now()
+    form = load_method(USAT).build(model, USAT.options(), torch.Generator().manual_seed(0))
+    non_degenerate(form)
+    attachments = attachments_of(model.module, model.ports, voice)
+    attachments.add("test", form)
+    try:
+        found = read(model, text)["usual"]
+        assert np.allclose(found, alone, rtol=1e-5) and not np.allclose(found, durations_now(), rtol=1e-2)
+    finally:
+        attachments.remove_all()
+
+
+def test_what_is_said_of_a_text_decides_where_sound_says_nothing(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The densities of a random voice are far apart, so here all are 0."""
+    monkeypatch.setattr(learning, "log_likelihood", lambda z, mean, log_deviation: torch.zeros(len(z), mean.shape[2], z.shape[2]))
+    data, voice = readings(1), model.backbone
+    assert isinstance(voice, Voice)
+    heard_model, _, _ = read_by_one(model, TrainingData(data), is_checked=False)
+    inputs = Examples(data, heard_model, 2**20).batch([0]).inputs
+
+    def durations(usual: torch.Tensor) -> float:
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(0)
+            return float(row_losses(voice, {**inputs, "usual": usual})["durations"])
+
+    assert durations(inputs["usual"]) == durations(inputs["usual"] * 3) != durations(inputs["usual"].flip(1))
 
 
 @pytest.mark.parametrize("card", [USAT, FULL], ids=["usat", "full"])

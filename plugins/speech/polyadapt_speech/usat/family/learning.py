@@ -34,12 +34,23 @@ def heard(voice: Voice, samples: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"posterior": torch.cat([mean, log_deviation], 1)[0].T.contiguous(), "frames": torch.tensor(seen.shape[2])}
 
 
+def usual(voice: Voice, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """How long the voice, as it is, thinks that tokens last; texts are laid along recordings by this while adapters learn.
+
+    Shape:
+        ids [tokens] -> `usual` [tokens], in frames.
+    """
+    mask = torch.ones_like(ids, dtype=torch.float32)[None]
+    hidden, _, _ = voice.text_encoder(ids[None], mask)
+    return {"usual": voice.usual_durations(hidden, mask[:, None], None)[0]}
+
+
 def row_losses(voice: Voice, inputs: Tensors) -> dict[str, torch.Tensor]:
     """L_kl, a mean over each row's frames, and L_dur, a mean over its tokens.
 
     Shape:
-        input_ids and attention_mask [batch, tokens], posterior [batch, frames, 2 latent], frames [batch], speaker [batch, size]
-        -> [batch] each.
+        input_ids, attention_mask and usual [batch, tokens], posterior [batch, frames, 2 latent], frames [batch],
+        speaker [batch, size] -> [batch] each.
     """
     assert voice.duration_posterior is not None
     laid = _laid(voice, inputs, noisy=True)
@@ -84,6 +95,5 @@ def _laid(voice: Voice, inputs: Tensors, noisy: bool) -> _Laid:
     hidden, prior_mean, prior_log_deviation = voice.text_encoder(inputs["input_ids"], counts)
     moved = voice.flow(z * mask, mask, inputs["speaker"][..., None])
     scores = log_likelihood(moved, prior_mean, prior_log_deviation).detach()  # (B, T, F)
-    usual = voice.usual_durations(hidden, counts[:, None], inputs["speaker"][..., None]) if noisy else None
-    durations = durations_by_search(scores, counts.sum(1).long(), inputs["frames"], usual)
+    durations = durations_by_search(scores, counts.sum(1).long(), inputs["frames"], inputs["usual"] if noisy else None)
     return _Laid(hidden, prior_mean, prior_log_deviation, counts[:, None], moved, log_deviation, scores, durations, frames_of(durations, mean.shape[2]))

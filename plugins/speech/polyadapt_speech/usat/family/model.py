@@ -15,7 +15,7 @@ from polyadapt.families.conditioner import Conditioner
 from polyadapt.families.shared import enliven, normal
 from polyadapt.families.text import random_ids, random_mask
 from polyadapt.signature import Signature, Task, TensorSpec
-from polyadapt_speech.usat.family.learning import alignment, heard, row_losses
+from polyadapt_speech.usat.family.learning import alignment, heard, row_losses, usual
 from polyadapt_speech.usat.network.config import DecoderConfig, DurationConfig, VoiceConfig, WaveNetConfig
 from polyadapt_speech.usat.network.voice import Manner, Voice
 
@@ -86,6 +86,9 @@ class VoiceFamily(Family):
             with torch.no_grad():
                 found["speaker"] = voice.speaker_vector(samples[None], torch.tensor([len(samples)], device=samples.device))[0]  # (S,)
         return found
+
+    def read(self, backbone: nn.Module, text: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return usual(_voice(backbone), text["input_ids"])
 
     def alignment(self, backbone: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return alignment(_voice(backbone), inputs)

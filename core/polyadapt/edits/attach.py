@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -126,26 +127,19 @@ class Attachments(nn.Module):
 
     def same_edits(self) -> Callable[[], contextlib.AbstractContextManager[None]]:
         """A context for blocks that run again in the backward pass: the edits of the present forward, as tensors of its graph."""
-        table = self._table
+        return partial(self._held, self._table)
 
-        @contextlib.contextmanager
-        def again() -> Iterator[None]:
-            held, self._table = self._table, table
-            try:
-                yield
-            finally:
-                self._table = held
-
-        return again
+    def silent(self) -> contextlib.AbstractContextManager[None]:
+        """No edit is applied within the block, and nothing is switched: weights that a form has moved stay moved, with their gradients."""
+        return self._held({})
 
     @contextlib.contextmanager
-    def silent(self) -> Iterator[None]:
-        """No edit is applied within the block, and nothing is switched: weights that a form has moved stay moved, with their gradients."""
-        held, self._table = self._table, {}
+    def _held(self, table: dict[tuple[str, str], list[Edit]] | None) -> Iterator[None]:
+        before, self._table = self._table, table
         try:
             yield
         finally:
-            self._table = held
+            self._table = before
 
     @contextlib.contextmanager
     def counting(self) -> Iterator[set[tuple[str, str]]]:

@@ -9,7 +9,7 @@ a minute of each to adapt to, and further clips as references. Arms, 20 sentence
 - adapted: method `usat` on that minute, adapters and vector;
 - flow alone: the same without the adapters of durations and phonemes;
 - full: all weights tuned on it by the same loss;
-- resynthesis: the person's own real clips through posterior encoder and decoder, the ceiling of what this decoder can say;
+- resynthesis: the person's own real clips through posterior encoder and decoder, a mark of what this decoder can say;
 - real: those clips.
 
 Cosine is to the centre of the other half of the person's real clips, by an encoder of other people's (likeness.py). Character

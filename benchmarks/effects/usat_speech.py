@@ -110,7 +110,7 @@ class Studio:
 
     @torch.no_grad()
     def resynthesise(self, voice: str, arm: str, sounds: Sequence[np.ndarray]) -> None:
-        """The ceiling of every arm: real clips through posterior encoder, memory and decoder."""
+        """What an arm can hardly do better than: real clips through posterior encoder, memory and decoder."""
         parts = self.voice
         assert parts.spectrogram is not None and parts.posterior is not None
         for number, samples in enumerate(sounds):

@@ -247,6 +247,13 @@ def test_tux_paint_captions_read_aloud(stamps: Path) -> None:
         read("data:tux-paint-captions", directory=str(stamps), language="fra")
 
 
+def test_a_recording_without_its_caption_makes_no_language(stamps: Path) -> None:
+    """The collection holds letters read in Lithuanian, of which no caption is written down."""
+    (stamps / "animals/cat_desc_lt.ogg").touch()
+    with pytest.raises(UserError, match=r"unknown language of recorded captions 'lt'; known: fr$"):
+        read("data:tux-paint-captions", directory=str(stamps), language="lt")
+
+
 def test_tux_paint_texts_and_pictures(stamps: Path) -> None:
     texts = read("data:tux-paint-text", directory=str(stamps), minimum=2, target_language="fr")
     assert (texts[0].raw, texts[0].label, texts[0].text) == ("A cat.", "animals", "Un chat.")

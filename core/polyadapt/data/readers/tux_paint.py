@@ -72,8 +72,8 @@ def read_captions(rest: str, options: SpokenCaptionOptions) -> Dataset:
 
 
 def recorded_languages(stamps: Iterable[Stamp]) -> set[str]:
-    """Languages in which at least one caption was read aloud."""
-    return {path.stem.rpartition("_desc_")[2] for stamp in stamps for path in stamp.path.parent.glob(f"{stamp.path.stem}_desc_*.ogg")}
+    """Languages in which at least one caption is written and read aloud."""
+    return {language for stamp in stamps for language in stamp.captions if stamp.recording(language).is_file()}
 
 
 def read_text_captions(rest: str, options: CaptionOptions) -> Dataset:

@@ -20,8 +20,7 @@ from polyadapt_onnx.gate import Case, GateReport, Graph, numpy_of
 from polyadapt_onnx.slots import SlotGroup
 
 SUFFIX = "_slots"
-# Their identity has rank 0, which onnxruntime's build for the web cannot do in a convolution: what should be zero is
-# whatever lies in memory. One row of zeros does the same, exactly.
+# Their identity may have rank 0. Who must feed every slot is given one row of zeros instead of empty tensors, which does the same, exactly.
 RANKED = ("lowrank", "bottleneck")
 
 

@@ -138,9 +138,11 @@ class Session:
         if threads is not None:
             options.intra_op_num_threads = options.inter_op_num_threads = threads
         try:
-            return self._engine.InferenceSession(str(path), options, providers=providers)
+            session = self._engine.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime raises bare classes of its own
             raise GraphError(f"onnxruntime refuses {path}: {error}") from error
+        session.disable_fallback()  # else a call that fails on a GPU is done again on the CPU, and all that follow too
+        return session
 
 
 def _is_number(ort_type: str) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import polyadapt_runtime
-from polyadapt_runtime import Bundle, BundleError, DeviceError, MissingLibraryError, Processor
+from polyadapt_runtime import Bundle, BundleError, DeviceError, InputError, MissingLibraryError, Processor
 from polyadapt_runtime import session as session_module
 
 # Refuses everything that is neither the standard library nor named; what asks for it gets an ImportError.
@@ -120,6 +120,32 @@ def test_cuda_that_runs_is_taken_without_tf32(monkeypatch: pytest.MonkeyPatch, b
         warnings.simplefilter("error")
         assert Bundle(bundle_path).info()["provider"] == "CUDAExecutionProvider"
     assert engine.asked == [[("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]]
+
+
+def test_a_call_that_fails_on_a_gpu_is_not_done_again_elsewhere(monkeypatch: pytest.MonkeyPatch, bundle_path: Path) -> None:
+    """onnxruntime's own session would go on with the CPU, and print that it does."""
+    use(monkeypatch, compiled=True, works=True, gpu=True)
+    failure = pytest.importorskip("onnxruntime.capi.onnxruntime_pybind11_state").EPFail
+
+    class Broken:
+        calls = 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+        def run(self, *feeds: Any) -> Any:
+            Broken.calls += 1
+            raise failure("no convolution over no channels")
+
+    bundle = Bundle(bundle_path, device="cuda")
+    inner = bundle._session._session
+    real = inner._sess
+    inner._sess = Broken()
+    feeds = {"x": np.zeros((1, 6), np.float32)}
+    for _ in range(2):
+        with pytest.raises(InputError, match="no convolution over no channels"):
+            bundle.run(feeds)
+    assert Broken.calls == 2
 
 
 def test_a_machine_without_gpu_gets_no_warning(monkeypatch: pytest.MonkeyPatch, bundle_path: Path) -> None:

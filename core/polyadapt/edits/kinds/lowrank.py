@@ -30,7 +30,9 @@ class LowRank(Kind):
         return {"a": (port.in_features, "r"), "b": ("r", port.out_features)}
 
     def identity(self, port: Any, variant: str = "") -> dict[str, torch.Tensor]:
-        return {"a": torch.zeros(port.in_features, 0), "b": torch.zeros(0, port.out_features)}
+        # Rank 0 is nothing to compute; but of a convolution over no channels cuDNN makes an error, and onnxruntime's build for the web leaves its output unwritten.
+        rank = 0 if port.kind in ("linear", "embedding") else 1
+        return {"a": torch.zeros(port.in_features, rank), "b": torch.zeros(rank, port.out_features)}
 
     def example(self, port: Any, variant: str, size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         fan_in = 1 if port.kind == "embedding" else port.in_features
@@ -44,7 +46,7 @@ class LowRank(Kind):
             return h + product(looked_up(x, a), b)
         if a.dim() == 3:
             return h + convolve_rows(port.module, x, a, b)
-        # torch runs no convolution without channels (onnxruntime does), so rank 0 ends here.
+        # torch runs no convolution without channels either, so rank 0 ends here.
         return h + convolve(port.module, x, a, b) if a.shape[1] else h
 
     def scaled(self, tensors: Tensors, variant: str, weight: float) -> dict[str, torch.Tensor]:

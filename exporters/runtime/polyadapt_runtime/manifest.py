@@ -98,7 +98,8 @@ class Manifest:
         raw: the whole table as it stands in the file.
         variant: which number format `graphs` are of.
         measure: how its outputs are compared with torch's.
-        tolerance: of that measure.
+        tolerance: of that measure, on the provider on which the bundle was proven, onnxruntime's CPU.
+        format_tolerance: of a variant's number format whatever runs it; other providers round at other places and are held to this one.
     """
 
     name: str
@@ -121,6 +122,7 @@ class Manifest:
     variant: str = PLAIN
     measure: str = MEASURES[0]
     tolerance: float = DEFAULT_TOLERANCE
+    format_tolerance: float = 0.0
 
     @property
     def chain(self) -> tuple[str, ...]:
@@ -279,15 +281,15 @@ def optional(table: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
     return {} if table.get(key) is None else need(table, key, dict, where)
 
 
-def tolerance_in(table: Mapping[str, Any], where: str) -> float:
-    """A table's `tolerance`, or the usual one.
+def tolerance_in(table: Mapping[str, Any], where: str, key: str = "tolerance", usual: float = DEFAULT_TOLERANCE) -> float:
+    """A table's tolerance under `key`, or the usual one.
 
     Raises:
         ManifestError: it is no number, or below 0.
     """
-    value = table.get("tolerance", DEFAULT_TOLERANCE)
+    value = table.get(key, usual)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ManifestError(f"{where}: tolerance must be a number, 0 or above, found {str(value)[:40]}; export the bundle again")
+        raise ManifestError(f"{where}: {key} must be a number, 0 or above, found {str(value)[:40]}; export the bundle again")
     return float(value)
 
 

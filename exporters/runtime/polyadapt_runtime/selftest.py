@@ -12,6 +12,7 @@ import numpy as np
 
 from polyadapt_runtime.errors import ManifestError
 from polyadapt_runtime.manifest import PLAIN, Manifest, need, read_json, read_table, tolerance_in
+from polyadapt_runtime.session import CPU
 from polyadapt_runtime.tensors import read_safetensors
 
 CASES, TENSORS, REPORT = "parity/cases.json", "parity/cases.safetensors", "parity/report.json"
@@ -64,6 +65,7 @@ def selftest(root: Path, manifest: Manifest, run: Run, provider: str) -> SelfTes
             raise ManifestError(f"{root} holds no {path}, so there is nothing to compare with; export it again")
     tensors, _ = read_safetensors(root / TENSORS, manifest.files[TENSORS][0])
     tolerances = _tolerances(root, manifest) if manifest.variant == PLAIN else {}
+    usual = manifest.tolerance if provider == CPU else max(manifest.tolerance, manifest.format_tolerance)
     results: list[CaseResult] = []
     pooled: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
     for case in _cases(root):
@@ -74,11 +76,11 @@ def selftest(root: Path, manifest: Manifest, run: Run, provider: str) -> SelfTes
         got = run({**recorded["in"], **recorded["slot"]}, artifact, str(case.get("graph", "model")))
         for output, expected in recorded["out"].items():
             pooled.setdefault((str(case.get("graph", "model")), output), []).append((got.get(output, np.empty(0)), expected))
-            error, tolerance = relative_error(got.get(output), expected), tolerances.get((name, output), manifest.tolerance)
+            error, tolerance = relative_error(got.get(output), expected), tolerances.get((name, output), usual)
             results.append(CaseResult(name, artifact, output, error, tolerance, error <= tolerance))
     if manifest.measure == POOLED:
         errors = [(output, pooled_error(pairs)) for (_, output), pairs in pooled.items()]
-        results = [CaseResult("all", None, output, error, manifest.tolerance, error <= manifest.tolerance) for output, error in errors]
+        results = [CaseResult("all", None, output, error, usual, error <= usual) for output, error in errors]
     return SelfTest(bool(results) and all(result.ok for result in results), provider, tuple(results), manifest.variant, manifest.measure)
 
 

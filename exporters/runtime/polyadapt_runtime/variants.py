@@ -33,6 +33,7 @@ def with_variant(root: Path, manifest: Manifest, name: str) -> Manifest:
     parity = need(entry, "parity", dict, where)
     need(parity, "tolerance", float, f"{where}.parity")  # the usual one is no bound for another number format
     measure, tolerance = need(parity, "measure", str, f"{where}.parity"), tolerance_in(parity, f"{where}.parity")
+    widest = tolerance_in(parity, f"{where}.parity", "format_tolerance", tolerance)  # bundles of before it was recorded lack it
     if measure not in MEASURES:
         raise ManifestError(f"{where}.parity: measure {measure!r}; this version knows {', '.join(MEASURES)}")
     files = need(entry, "graphs", dict, where)
@@ -44,7 +45,7 @@ def with_variant(root: Path, manifest: Manifest, name: str) -> Manifest:
         # Graphs with required slots come in float32 only.
         graphs[title] = replace(graph, file=_listed(manifest, onnx_file(place, "file", where)), data=data, slots_file="", slots_defaults="")
         check_external_data(root, graphs[title].file, graphs[title].data)
-    return replace(manifest, graphs={**manifest.graphs, **graphs}, variant=name, measure=measure, tolerance=tolerance)
+    return replace(manifest, graphs={**manifest.graphs, **graphs}, variant=name, measure=measure, tolerance=tolerance, format_tolerance=widest)
 
 
 def describe(manifest: Manifest) -> dict[str, Any]:

@@ -102,6 +102,7 @@ def test_the_manifest_says_what_was_measured(exported: Exported) -> None:
     report = json.loads((exported.folder / "parity" / "report.json").read_text())["variants"]
     for name, tolerance in (("float16", 5e-3), ("int8", 5e-2)):
         parity = exported.manifest["variants"][name]["parity"]
+        assert parity["format_tolerance"] == tolerance
         assert parity["ok"] and parity["measure"] == VARIANTS[name].measure and 0 < parity["error"] <= parity["tolerance"] <= tolerance
         assert set(parity["effect_correlations"]) == set(exported.artifacts) and min(parity["effect_correlations"].values()) >= VARIANTS[name].correlation
         assert {row["slot"] for row in report[name]["effects"] if row["check"] == "slot"} == set(exported.manifest["slots"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from polyadapt_runtime import ArtifactError, Bundle, BundleError, InputError, IntegrityError, ManifestError
 from polyadapt_runtime.__main__ import main
 from polyadapt_runtime.seal import sealed
+from polyadapt_runtime.selftest import selftest
 
 HEAD = "head:prototypes"
 
@@ -157,6 +159,18 @@ def test_selftest_finds_a_graph_that_drifted(kit: Any, bundle_copy: Path) -> Non
     report = Bundle(bundle_copy, device="cpu").selftest()
     assert not report.ok
     assert {(case.case, case.output) for case in report.cases if not case.ok} == {("birds", "logits"), ("random", "features")}
+
+
+@pytest.mark.parametrize(("provider", "ok"), [("CPUExecutionProvider", False), ("CUDAExecutionProvider", True)])
+def test_other_providers_are_held_to_what_a_number_format_allows(bundle: Bundle, provider: str, ok: bool) -> None:
+    """A half-precision graph is proven on a CPU to what torch's own halves come to there; elsewhere halves are rounded at other places."""
+    manifest = replace(bundle.manifest, variant="float16", tolerance=1e-3, format_tolerance=5e-3)
+
+    def drifted(feeds: Any, artifact: str | None, graph: str) -> dict[str, np.ndarray]:
+        return {name: value * np.float32(1.003) for name, value in bundle.run(feeds, artifact, graph=graph).items()}
+
+    assert selftest(bundle.path, manifest, drifted, provider).ok is ok
+    assert not selftest(bundle.path, replace(manifest, format_tolerance=0.0), drifted, provider).ok
 
 
 def test_selftest_without_cases_says_so(kit: Any, bundle_copy: Path) -> None:

@@ -42,6 +42,7 @@ class VariantReport:
     def summary(self) -> dict[str, Any]:
         """For the manifest."""
         row: dict[str, Any] = {"ok": self.rows.ok, "measure": self.variant.measure, "tolerance": self.rows.tolerance, "error": self.rows.max_error}
+        row["format_tolerance"] = self.variant.tolerance
         row["effect_correlations"] = self.correlations
         row["answers"] = {"compared": sum(compared for compared, _ in self.answers.values()), "other": sum(other for _, other in self.answers.values())}
         return row if self.own_error is None else {**row, "torch_error": self.own_error}

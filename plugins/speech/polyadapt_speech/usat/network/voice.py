@@ -97,14 +97,14 @@ class Voice(nn.Module):
 
     @torch.no_grad()
     def usual_durations(self, hidden: torch.Tensor, token_mask: torch.Tensor, speaker: torch.Tensor | None) -> torch.Tensor:
-        """How long each token lasts without noise, in frames, not yet whole.
+        """How long each token lasts without noise, in whole frames, as it is spoken.
 
         Shape:
             hidden [batch, width, tokens], token_mask [batch, 1, tokens], speaker [batch, size, 1] -> [batch, tokens].
         """
         with in_float32(hidden.device):
             hidden, speaker = hidden.float(), None if speaker is None else speaker.float()
-            lasts: torch.Tensor = self.durations(hidden, token_mask, torch.zeros_like(hidden[:, :2]), speaker).exp() * token_mask[:, 0]
+            lasts: torch.Tensor = self.durations(hidden, token_mask, torch.zeros_like(hidden[:, :2]), speaker).exp().ceil() * token_mask[:, 0]
             return lasts
 
     def latent(self, ids: torch.Tensor, mask: torch.Tensor, manner: Manner) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -3,8 +3,9 @@
 Text encoder, posterior encoder and decoder are finished and frozen. Losses are the paper's: L_kl by alignment search, L_dur,
 L_se with D_p, L_td with D_t. Ours beside them, since speakers are few and what they say is little and of many languages:
 speaker vectors also learn to tell the training speakers apart; a quarter of what is drawn is the start voice's own speech,
-whose words are sure; and the duration predictor stays as it is, L_dur training the posterior of durations for adaptations to
-come. Of a minute of each speaker, laid along texts in a fresh voice, it learns to hurry, and forgets how long sounds last.
+whose words are sure; texts are laid along recordings by how long the predictor says that tokens last, besides by sound; and
+the predictor stays as it is, L_dur training the posterior of durations for adaptations to come. Of a minute of each speaker,
+laid along texts in a fresh voice, it learns to hurry, and forgets how long sounds last.
 """
 
 from __future__ import annotations

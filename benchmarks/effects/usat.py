@@ -7,7 +7,8 @@ a minute of each to adapt to, and further clips as references. Arms, 20 sentence
 - average: the mean vector of the voices of training; the honest floor;
 - instant: the vector of the held-out minute, nothing is trained;
 - adapted: method `usat` on that minute, adapters and vector;
-- flow alone: the same without the adapters of durations and phonemes;
+- flow alone: the same artifact without its adapters of durations, which learn by a loss of their own;
+- with phonemes: method `usat` with the paper's phoneme adapters besides;
 - full: all weights tuned on it by the same loss;
 - resynthesis: the person's own real clips through posterior encoder and decoder, a mark of what this decoder can say;
 - real: those clips.
@@ -44,13 +45,13 @@ from polyadapt_runtime import Bundle
 from polyadapt_speech.usat.training.sentences import SENTENCES as REMEMBERED
 from polyadapt_speech.usat.voices.folder import read_voice
 
-ARMS = ("start", "average", "instant", "adapted", "flow alone", "full", "resynthesis", "real")
-METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {"adapted": ("usat", {}), "flow alone": ("usat", {"phoneme_rank": 0, "durations": False}), "full": ("full", {})}
+ARMS = ("start", "average", "instant", "adapted", "flow alone", "with phonemes", "full", "resynthesis", "real")
+METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {"adapted": ("usat", {}), "with phonemes": ("usat", {"phoneme_rank": 8}), "full": ("full", {})}
 ONCE_S = 20.0  # of a training voice's clips, for its vector and its centre
-PAIRS = (("instant", "average"), ("adapted", "instant"), ("adapted", "flow alone"), ("adapted", "full"))
+PAIRS = (("instant", "average"), ("adapted", "instant"), ("adapted", "with phonemes"), ("adapted", "full"))
 CEILING = ("resynthesis", "adapted")  # of other texts
 STAGE_FACTS = ("steps", "seconds_a_step", "minutes", "device", "precision", "batch_size", "losses", "discriminators_right")
-ERROR_PAIRS = (("adapted", "instant"), ("flow alone", "instant"), ("full", "instant"))
+ERROR_PAIRS = (("adapted", "instant"), ("flow alone", "instant"), ("with phonemes", "instant"), ("full", "instant"))
 
 
 def main() -> int:
@@ -109,7 +110,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--people", nargs="+", help="only these of the held-out people")
     parser.add_argument("--adapted", nargs="*", help="the voice is adapted to these alone, or to none; by default to all")
     parser.add_argument("--tuned", nargs="*", help="all weights are tuned to these alone, or to none; by default to all")
-    parser.add_argument("--flow-alone", nargs="*", help="the same for adapters of the flow alone")
+    parser.add_argument("--with-phonemes", nargs="*", help="phoneme adapters are learned for these alone, or for none; by default for all")
     parser.add_argument("--others", nargs="+", help="training voices that may be forgotten; joe and one real voice by default")
     parser.add_argument("--sentences", type=int, default=len(SENTENCES))
     parser.add_argument("--remembered", type=int, default=5, help="sentences of each voice that may be forgotten")
@@ -137,7 +138,7 @@ def takes_of(studio: Studio, corpus: Corpus, person: Person, arguments: argparse
     vector = studio.vector([clip.samples for clip in person.adaptation])
     found = {"average": Take(average(studio, corpus)), "instant": Take(vector)}
     for arm, (method, options) in METHODS.items():
-        whom = {"adapted": arguments.adapted, "full": arguments.tuned, "flow alone": arguments.flow_alone}[arm]
+        whom = {"adapted": arguments.adapted, "full": arguments.tuned, "with phonemes": arguments.with_phonemes}[arm]
         if whom is not None and person.name not in whom:
             continue
         began, place = time.monotonic(), arguments.artifacts / person.name / arm
@@ -155,6 +156,8 @@ def takes_of(studio: Studio, corpus: Corpus, person: Person, arguments: argparse
             raise SystemExit(f"{place} was trained with precision {then!r}, now it is {arguments.precision!r}; use that, or another --artifacts")
         counts = (int(facts["parameters"]), float(took["seconds"]), int(facts["steps"]), len(facts.get("left_out", {})))
         found[arm] = Take(vector if own is None else own.numpy(), artifact, *counts, device=str(took["device"]))
+    if (whole := found.get("adapted")) is not None and whole.artifact is not None:
+        found["flow alone"] = Take(whole.speaker, whole.artifact.with_edits(edit for edit in whole.artifact.edits if not edit.site.startswith("durations.")))
     return found
 
 

@@ -46,10 +46,9 @@ def model_with_speakers(size: int = 5) -> Model:
     return build_model(load_family(VOICE), voice, Task("synthesis"), None, reference="polyadapt:tiny-voice")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("placement", ["inside", "beside"])
-@pytest.mark.parametrize("kernel", [1, 3])
-def test_every_variant_conforms(placement: str, kernel: int, tmp_path: Path) -> None:
-    options = create_model("Chosen", __base__=CARD.options, placement=(str, placement), kernel=(int, kernel))
+@pytest.mark.parametrize(("placement", "kernel", "phoneme_rank"), [("inside", 1, 0), ("inside", 3, 8), ("beside", 1, 8), ("beside", 3, 0)])
+def test_every_variant_conforms(placement: str, kernel: int, phoneme_rank: int, tmp_path: Path) -> None:
+    options = create_model("Chosen", __base__=CARD.options, placement=(str, placement), kernel=(int, kernel), phoneme_rank=(int, phoneme_rank))
     check_method(load_method(replace(CARD, options=options)), tiny_model(VOICE), tmp_path)
 
 

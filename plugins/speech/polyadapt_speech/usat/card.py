@@ -1,4 +1,4 @@
-"""Fine-grained adaptation of a voice to a speaker: adapters in flow, durations and text encoder, and a speaker vector.
+"""Fine-grained adaptation of a voice to a speaker: adapters in flow and durations, if wanted in the text encoder too, and a speaker vector.
 
 Paper: USAT: A Universal Speaker-Adaptive Text-to-Speech Approach, Wang, Song and Jha 2024, arXiv 2404.18094.
 """
@@ -27,7 +27,7 @@ class UsatOptions(Options):
     kernel: int = Field(3, ge=1, description="width of the flow adapters' convolution in frames, an odd number (ours: 3); 1 is the paper's linear variant")
     durations: bool = Field(True, description="adapters of the same rank and kernel inside the couplings of the duration predictor too")
     duration_dropout: float = Field(0.5, ge=0, lt=1, description="share of what duration adapters read that is dropped while training (ours: 0.5, VITS' own in this predictor)")
-    phoneme_rank: int = Field(8, ge=0, description="inner width of the adapters at the text encoder's attention; 0 for none (ours: 8)")
+    phoneme_rank: int = Field(0, ge=0, description="inner width of the paper's adapters at the text encoder's attention, such as 8; 0 for none (ours: 0, as they cost words)")
     speaker: bool = Field(True, description="train a speaker vector, which is added to the one that is fed; only voices with speakers have a place for it")
 
     @field_validator("kernel")
@@ -40,7 +40,7 @@ class UsatOptions(Options):
 
 CARD = MethodCard(
     id="usat",
-    title="Flow and phoneme adapters with a speaker vector (USAT)",
+    title="Flow adapters and a speaker vector (USAT)",
     kind="edits",
     domains=("speech",),
     options=UsatOptions,

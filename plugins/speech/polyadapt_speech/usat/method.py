@@ -1,6 +1,8 @@
-"""The method `usat`: adapters of flow, durations and phonemes, and a speaker vector for fine-grained adaptation (arXiv 2404.18094).
+"""The method `usat`: adapters of flow and durations, and a speaker vector for fine-grained adaptation (arXiv 2404.18094).
 
-Frozen is everything else. Phoneme adapters are the paper's linear form, here as bottlenecks beside the text encoder's attention.
+Frozen is everything else. The paper's phoneme adapters, of its linear form, are bottlenecks beside the text encoder's attention,
+where `phoneme_rank` asks for them. L_kl then moves the phonemes towards what the flow makes of a strange voice, and not the flow
+alone towards the phonemes, which costs words here (docs/methods/usat.md); so they are off unless asked for (ours).
 """
 
 from __future__ import annotations

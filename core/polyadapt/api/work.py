@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polyadapt.artifact import Artifact
 from polyadapt.data.dataset import Dataset, open_data
 from polyadapt.data.split import Parts, split_data
-from polyadapt.errors import UserError
+from polyadapt.errors import UserError, unknown
 from polyadapt.hookspecs import AdaptOptions, Event
 from polyadapt.host import Host
 from polyadapt.model import Model
@@ -149,10 +150,10 @@ def infer(model: Model | Bundle | str | Path, inputs: Any, artifact: Artifact | 
         inputs: a path, an array or a text as the model takes it, or a list of them.
         artifact: with a model an artifact; with a bundle the name of one of its artifacts.
         host: whose plugins answer for models.
-        options: of this call, such as `batch_size`.
+        options: of this call, such as `batch_size`; with a bundle's directory also `device`.
 
     Raises:
-        UserError: an input does not fit.
+        UserError: an input does not fit, or an option is unknown.
         PluginError: a plugin failed.
     """
     many = isinstance(inputs, list)
@@ -218,9 +219,13 @@ def _ask_bundle(bundle: Bundle | str | Path, rows: list[Any], artifact: Artifact
     """Answers of an exported bundle; an artifact that is no name of its own is lent to it for this call."""
     from polyadapt_runtime import Bundle as Opened
 
-    device = dict(options).pop("device", "auto")
-    opened = Opened(bundle, device=str(device)) if isinstance(bundle, (str, Path)) else bundle
-    further = {key: value for key, value in options.items() if key != "device"}
+    known = [name for name in signature(Opened.__call__).parameters if name not in ("self", "raw", "artifact")]
+    known += [] if isinstance(bundle, Opened) else ["device"]
+    for name in options:
+        if name not in known:
+            raise unknown("option of a call to a bundle", name, known)
+    further = dict(options)
+    opened = Opened(bundle, device=str(further.pop("device", "auto"))) if isinstance(bundle, (str, Path)) else bundle
     if artifact is not None and not isinstance(artifact, str):
         raise UserError("a bundle takes the name of an artifact, or the folder of one; save the artifact and pass bundle.load_artifact(folder)")
     if artifact is not None and artifact not in opened.artifacts() and Path(artifact).is_dir():

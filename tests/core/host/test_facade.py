@@ -12,6 +12,7 @@ import polyadapt as pa
 from polyadapt.data.dataset import Dataset, Example
 from polyadapt.errors import UserError
 from polyadapt.host.inference import adapted
+from polyadapt_runtime import Bundle
 
 MODEL = "polyadapt:tiny-mlp-policy"
 SITES = ["ffn.*"]
@@ -54,6 +55,10 @@ def test_adapt_infer_and_export_in_a_few_lines(rows: Dataset, tmp_path: Path) ->
     exported = pa.infer(tmp_path / "policy.bundle", [rows[0].raw, rows[1].raw], "adapter")
     np.testing.assert_allclose(exported[0]["action"], answer["action"], rtol=0, atol=1e-5)
     assert len(exported) == 2
+    with pytest.raises(UserError, match="unknown option of a call to a bundle 'batchsize'; did you mean 'batch_size'"):
+        pa.infer(tmp_path / "policy.bundle", rows[0].raw, "adapter", batchsize=2)
+    with pytest.raises(UserError, match="unknown option of a call to a bundle 'device'"):
+        pa.infer(Bundle(tmp_path / "policy.bundle"), rows[0].raw, device="cpu")
 
 
 def test_a_loop_of_one_s_own_on_a_library_s_module(rows: Dataset) -> None:

@@ -38,7 +38,7 @@ def peak(name: str, side: str) -> None:
     case = CASES[name]
     torch.set_num_threads(1)
     model, data = load(case)
-    with steps_of(case, side, model, data) as step:
+    with steps_of(case, side, model, data, "cpu") as step:
         before = own_megabytes("VmRSS")
         for _ in range(STEPS):
             if not math.isfinite(float(step())):  # type: ignore[arg-type]

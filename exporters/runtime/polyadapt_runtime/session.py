@@ -17,6 +17,7 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # TF32 is on by default and moves results by 1e-3: the parity proof would not hold.
 _CUDA_OPTIONS = {"use_tf32": "0"}
 GPU_NODE = Path("/dev/nvidia0")  # there wherever a driver of an NVIDIA GPU is loaded
+SAID = 300  # letters of what a provider says when it fails
 _TYPES = {"float": "float32", "double": "float64"}
 
 _log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class Session:
 
         Raises:
             InputError: onnxruntime refuses the values; its own words are in the message.
+            DeviceError: the GPU failed.
         """
         return self._answered(self._session.run_with_ort_values if self.provider == CPU else self.run_bound, values)
 
@@ -101,6 +103,9 @@ class Session:
         try:
             found = function(self.outputs, dict(values))
         except Exception as error:  # onnxruntime raises bare classes of its own
+            if type(error).__name__ == "EPFail":  # not the input's fault; its words are a page of JSON
+                words = " ".join(str(error).split())[:SAID]
+                raise DeviceError(f"{self.provider} failed in this call: {words} ...; open the bundle with device='cpu' to run it elsewhere") from error
             raise InputError(f"onnxruntime refused the call: {error}") from error
         return dict(zip(self.outputs, found, strict=True))
 

@@ -1,6 +1,6 @@
 # Every target sets up what it needs first; when that is done already, the check takes well under a second.
 #   make demo      teach a pretrained network new classes, export it, prove the export
-#   make test      the test-suite, but for what is slow (make test-all runs that too)
+#   make test      the test-suite, but for what is slow or wide (make test-all runs all of it)
 #   make fuzz      damage real bundles and artifacts by the thousand; FUZZ=200 for a short look
 # Variables: PYTHON=python3.12, VENV=.venv, ENGINE=cpu|gpu, ARGS="-k lora" (for pytest), ONLY="runtime vision" (for check-wheels), FUZZ=200 (for fuzz).
 
@@ -19,11 +19,11 @@ export OMP_NUM_THREADS ?= 1
 export PYTHON VENV ENGINE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights web demo test test-all test-gpu fuzz lint format types imports docs docs-update check-wheels matrix bench freeze clean
+.PHONY: help setup weights web demo test test-wide test-all test-gpu fuzz lint format types imports docs docs-update check-wheels matrix bench freeze clean
 
 help:
 	@sed -n 's/^#   make /make /p' Makefile
-	@echo "also: setup weights web test-all test-gpu lint format types imports docs docs-update check-wheels matrix bench freeze clean"
+	@echo "also: setup weights web test-wide test-all test-gpu lint format types imports docs docs-update check-wheels matrix bench freeze clean"
 
 setup:
 	@tools/setup.sh
@@ -44,13 +44,18 @@ demo: weights
 
 test: setup
 	@$(MAKE) --no-print-directory weights || echo "weights could not be fetched: the tests that need them are skipped, each with its reason"
-	@$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow" $(ARGS)
+	@$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow and not wide" $(ARGS)
+
+# What `make test` takes some of, for every family: exports and bundles. Together the two are run before a merge.
+test-wide: setup
+	@$(BIN)/pytest -n $(JOBS) --dist worksteal -m "wide and not slow" $(ARGS)
 
 # The slow ones too: every task of every family exported, real weights, runs that are killed.
 test-all: setup
 	@$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-# Training and bundles on an NVIDIA GPU. Set up with `make setup ENGINE=gpu`.
+# Training and bundles on an NVIDIA GPU, with the engine for it in place of the other one; `make test` puts that back.
+test-gpu: ENGINE := gpu
 test-gpu: setup
 	@POLYADAPT_TEST_GPU=1 $(BIN)/pytest tests/gpu $(ARGS)
 

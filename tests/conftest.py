@@ -38,6 +38,14 @@ for _switch in ("POLYADAPT_PLUGINS", "POLYADAPT_STRICT", "POLYADAPT_TRACE"):
     os.environ.pop(_switch, None)
 
 
+@pytest.fixture(autouse=True)
+def nothing_told_before() -> None:
+    """Warnings that are given a few times in a process count anew in every test."""
+    from polyadapt_runtime import cutting
+
+    cutting._TOLD.clear()
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test whose weights or programs are not here, and say which command gets them."""
     for marker in item.iter_markers("program"):

@@ -3,8 +3,8 @@
 A page has parts between `<!-- name:begin -->` and `<!-- name:end -->`: this script owns those, people own the rest. Writes
 
 - `docs/methods/ID.md` for every method (created when missing) and `docs/methods/index.md`,
-- the tables of `docs/models.md`, `docs/families.md`, `docs/data.md` and `docs/recipes.md`,
-- the hooks in `docs/plugins.md`, the commands in `docs/commands.md`, and the table of methods in `README.md`.
+- the tables of `docs/models.md`, `docs/families.md`, `docs/data.md` and `docs/recipes.md`, and the exporter's options in `docs/formats.md`,
+- the hooks in `docs/plugins.md`, the functions in `docs/python.md`, the commands in `docs/commands.md`, and the table of methods in `README.md`.
 
     python tools/docs.py            # write
     python tools/docs.py --check    # say what is out of date, write nothing
@@ -24,15 +24,21 @@ from typing import Any
 import click
 from pydantic import BaseModel
 
+import polyadapt
 from polyadapt import hookspecs
 from polyadapt.cli.app import cli
+from polyadapt.data.readers.card import TableOptions
+from polyadapt.data.split import Split
+from polyadapt.evaluation.metrics import METRICS
 from polyadapt.host import Host
 from polyadapt.host.checks import known_hooks
 from polyadapt.host.registry import Claim
 from polyadapt.methods.card import MethodCard
 from polyadapt.options import describe_options
-from polyadapt.recipe import ArmSection, DataSection, EvaluateSection, ExportSection, ModelSection
+from polyadapt.recipe import ArmSection, DataSection, EvaluateSection, ExportSection, ModelSection, Recipe
+from polyadapt.signature import DEFAULT_METRICS
 from polyadapt.training.settings import TrainSettings
+from polyadapt_onnx.options import ExportOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 DOMAINS = ("speech", "vision", "text", "robotics")
@@ -73,13 +79,17 @@ def pages(host: Host) -> dict[Path, str]:
         *((docs / "guides" / f"{domain}.md", "methods", _methods_table(_of(domain, methods), "../methods/")) for domain in DOMAINS),
         (docs / "models.md", "models", _models_table(host)),
         (docs / "families.md", "families", _families_table(host)),
-        (docs / "data.md", "readers", _readers_table(host)),
+        (docs / "formats.md", "export", _options_table(ExportOptions)),
+        (docs / "python.md", "api", _functions()),
         (docs / "recipes.md", "recipe", _recipe_tables()),
         (docs / "plugins.md", "hooks", _hooks()),
         (docs / "commands.md", "commands", _commands(cli, "polyadapt")),
     ):
         result[path] = with_block(path.read_text(encoding="utf-8"), name, block, path)
-    return result
+    page = (docs / "data.md").read_text(encoding="utf-8")
+    for name, block in (("readers", _readers_table(host)), ("columns", _options_table(TableOptions)), ("metrics", _metrics_table())):
+        page = with_block(page, name, block, docs / "data.md")
+    return {**result, docs / "data.md": page}
 
 
 def with_block(page: str, name: str, block: str, path: Path) -> str:
@@ -162,7 +172,7 @@ def _methods_table(claims: Sequence[Claim[MethodCard]], folder: str) -> str:
         )
         for claim in claims
     ]
-    return table(("method", "what", "kind", "domains", "exports", "comes with"), rows)
+    return table(("method", "what", "kind", "domains", "exports", "comes with"), rows) if rows else "No method is for this domain alone.\n"
 
 
 def _models_table(host: Host) -> str:
@@ -179,7 +189,7 @@ def _families_table(host: Host) -> str:
     for claim in host.registry.families.claims():
         card = claim.card
         rows = [
-            ("libraries", ", ".join(f"{name} {version}".strip() for name, version in card.libraries.items())),
+            ("libraries", ", ".join(f"{name} {version}".strip() for name, version in card.libraries.items()) or "none besides torch"),
             ("classes", ", ".join(f"`{name}`" for name in card.classes)),
             ("tasks", ", ".join(card.tasks)),
             ("projections, convolutions, norms", ", ".join(f"`{site}`" for site in card.sites)),
@@ -206,21 +216,33 @@ def _readers_table(host: Host) -> str:
     return table(("URI", "what", "tasks", "options", "comes with"), rows)
 
 
+def _metrics_table() -> str:
+    """Every metric, and the tasks that are measured by it when nobody says otherwise."""
+    tasks = {name: [task for task, chosen in DEFAULT_METRICS.items() if chosen == name] for name in METRICS}
+    return table(
+        ("metric", "what", "better", "default of"),
+        [(f"`{name}`", row.title, "higher" if row.is_better_higher else "lower", ", ".join(tasks[name]) or "–") for name, row in METRICS.items()],
+    )
+
+
 def _recipe_tables() -> str:
     """Every section of a recipe with its keys."""
     sections: dict[str, type[BaseModel]] = {
         "[model]": ModelSection,
         "[data]": DataSection,
+        "[data.split]": Split,
         "[[arm]]": ArmSection,
         "[train]": TrainSettings,
         "[evaluate]": EvaluateSection,
         "[export]": ExportSection,
     }
-    return "\n".join(f"## `{name}`\n\n{_options_table(section)}" for name, section in sections.items())
+    top = f"## At the top\n\n{_options_table(Recipe, ('format', 'name', 'seed'))}"
+    return "\n".join([top, *(f"## `{name}`\n\n{_options_table(section)}" for name, section in sections.items())])
 
 
-def _options_table(cls: type[BaseModel]) -> str:
-    rows = [(f"`{row['name']}`", f"`{row['type']}`", _default(row["default"]), row["description"]) for row in describe_options(cls)]
+def _options_table(cls: type[BaseModel], names: Sequence[str] = ()) -> str:
+    described = [row for row in describe_options(cls) if not names or row["name"] in names]
+    rows = [(f"`{row['name']}`", f"`{row['type']}`", _default(row["default"]), row["description"]) for row in described]
     return table(("key", "type", "default", "meaning"), rows)
 
 
@@ -232,6 +254,22 @@ def _hooks() -> str:
         signature = str(inspect.signature(function)).replace("'", "")
         parts.append(f"### `{name}`\n\n```python\ndef {name}{signature}: ...\n```\n\n{_prose(inspect.getdoc(function) or '')}\n")
     return "\n".join(parts)
+
+
+def _functions() -> str:
+    """What `import polyadapt` offers to call, with signatures and descriptions."""
+    parts = []
+    for name in polyadapt.__all__:
+        function = getattr(polyadapt, name)
+        if inspect.isfunction(function):
+            parts.append(f"## `pa.{name}`\n\n```python\ndef {name}({_arguments(function)}): ...\n```\n\n{_prose(inspect.getdoc(function) or '')}\n")
+    return "\n".join(parts)
+
+
+def _arguments(function: Any) -> str:
+    """Parameters of a function without their types."""
+    plain = [value.replace(annotation=inspect.Parameter.empty) for value in inspect.signature(function).parameters.values()]
+    return str(inspect.Signature(plain))[1:-1].replace("'", '"')  # as ruff writes strings, in pages too
 
 
 def _prose(docstring: str) -> str:

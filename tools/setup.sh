@@ -34,6 +34,13 @@ install() {
         "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off --quiet --constraint constraints.txt "$@"
 }
 
+# Both engines install the same module, and one that goes takes files of the other with it.
+other=onnxruntime-gpu
+if [[ "$engine" == gpu ]]; then other=onnxruntime; fi
+if "$venv/bin/python" -m pip show --quiet "$other" 2>/dev/null; then
+    "$venv/bin/python" -m pip uninstall --quiet --yes onnxruntime onnxruntime-gpu
+fi
+
 echo "set-up: installing the tested set into $venv (about 6 GB on disk, a few minutes the first time)"
 install hatchling editables
 editables=(-e "exporters/runtime[$engine]" -e ".[all,test,docs,dev]")

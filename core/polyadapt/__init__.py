@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from polyadapt.api import adapt, attach, evaluate, export, infer, load, load_artifact
+    from polyadapt.api import adapt, add_artifacts, attach, evaluate, export, infer, load, load_artifact, open_dataset
     from polyadapt.artifact import Artifact
     from polyadapt.hookspecs import HOOK_API, hookimpl
     from polyadapt.host import Host
@@ -24,8 +24,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "load": "polyadapt.api",
     "load_artifact": "polyadapt.api",
+    "open_dataset": "polyadapt.api",
     "attach": "polyadapt.api",
     "adapt": "polyadapt.api",
+    "add_artifacts": "polyadapt.api",
     "evaluate": "polyadapt.api",
     "infer": "polyadapt.api",
     "export": "polyadapt.api",
@@ -35,7 +37,7 @@ _HOMES = {
     "HOOK_API": "polyadapt.hookspecs",
 }
 
-__all__ = ["HOOK_API", "Artifact", "Host", "__version__", "adapt", "attach", "evaluate", "export", "hookimpl", "infer", "load", "load_artifact"]
+__all__ = ["HOOK_API", "Artifact", "Host", "__version__", "adapt", "add_artifacts", "attach", "evaluate", "export", "hookimpl", "infer", "load", "load_artifact", "open_dataset"]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,15 +16,17 @@ from typing import Any
 import torch
 
 from polyadapt.edits import Edit, Lowered, attachments_of, edits_from_slots, slots_of
-from polyadapt.edits.attach import HOLDER, Attachments
+from polyadapt.edits.attach import HOLDER, Attachments, check_edits
 from polyadapt.edits.edit import refuse_repeated
 from polyadapt.edits.merge import merge
 from polyadapt.edits.patches import BaseParameters
 from polyadapt.errors import UserError
 from polyadapt.files import read_json, replacing_directory, sha256_file, write_json
 from polyadapt.model import Head, Model, build_model
+from polyadapt.preprocessing import differing, preprocessing
 from polyadapt.sites import tensor_bytes
 from polyadapt.tensors import load_tensors, save_tensors
+from polyadapt_runtime.seal import finite
 
 FORMAT = 1
 ENVELOPE: dict[str, type] = {
@@ -90,9 +92,13 @@ class Artifact:
         return replace(self, edits=tuple(edits))
 
     def save(self, directory: Path | str) -> Path:
-        """Write the folder, whole or not at all."""
+        """Write the folder, whole or not at all.
+
+        Raises:
+            UserError: something else than an artifact lies there, or the place cannot be written.
+        """
         target = Path(directory)
-        with replacing_directory(target) as staging:
+        with replacing_directory(target, "artifact.json") as staging:
             tensors = {**self.slots, **{f"own/{name}": value for name, value in self.own.items()}}
             save_tensors(staging / "artifact.safetensors", tensors)
             write_json(staging / "artifact.json", self._envelope(sha256_file(staging / "artifact.safetensors")))
@@ -153,8 +159,10 @@ class Artifact:
         found = str(next(model.module.parameters()).dtype).removeprefix("torch.")
         if found != self.dtype:
             _log.warning("artifact was trained in %s, the model is in %s: outputs differ slightly", self.dtype, found)
+        if changed := differing(self.provenance.get("inputs", {}), preprocessing(model)):
+            _log.warning("this %s artifact was trained on inputs that were made otherwise (%s); load the model by the same options", self.method, "; ".join(changed[:3]))
         attachments = attachments_of(model.module, model.ports, model.backbone)
-        form = Lowered(self.edits).to(model.device)
+        form = Lowered(self.edits, self.labels).to(model.device)
         attachments.add(name, form, activate)
         return attachments
 
@@ -178,9 +186,10 @@ class Artifact:
         if hasattr(model.module, HOLDER):
             raise UserError(f"detach {', '.join(attachments_of(model.module).names)} before merging: what is attached and what is merged would mix")
         refuse_repeated(self.edits)
-        patches = [edit for edit in self.edits if edit.kind == "patch"]
+        patches, others = ([edit for edit in self.edits if (edit.kind == "patch") == is_patch] for is_patch in (True, False))
+        check_edits(others, model.ports)
         BaseParameters(model.backbone, model.ports).fitting(patches)  # before anything is folded
-        merge(model.ports, [edit for edit in self.edits if edit.kind not in ("patch", "prototypes")], untie)
+        merge(model.ports, [edit for edit in others if edit.kind != "prototypes"], untie)
         BaseParameters(model.backbone, model.ports).add(patches, owner=self)
         for edit in self.edits:
             if edit.kind == "prototypes" and model.module.head is not None:
@@ -211,7 +220,7 @@ class Artifact:
             "sites": list(self.sites),
             "slots": list(self.slots),
             "sha256": digest,
-            "provenance": dict(self.provenance),
+            "provenance": finite(dict(self.provenance)),
         }
 
 

@@ -24,29 +24,34 @@ class WriteError(UserError):
 
 
 @contextlib.contextmanager
-def replacing_directory(target: Path) -> Iterator[Path]:
+def replacing_directory(target: Path, known_by: str = "") -> Iterator[Path]:
     """Yield an empty directory beside `target` that takes its place when the block ends well.
 
-    On any error the new directory is removed and an old `target` is left as it was.
+    On any error the new directory is removed and an old `target` is left as it was. Where `target` is a link, what it leads to
+    is replaced and the link stays.
+
+    Args:
+        target: the place.
+        known_by: a file that folders of this sort have. One with other files in it and without this is not replaced.
+
+    Raises:
+        UserError: something else lies there.
+        WriteError: the place cannot be written.
     """
-    target = Path(target)
+    asked, target = Path(target), Path(os.path.realpath(target))
+    if reason := _not_replaceable(target, known_by):
+        raise UserError(f"cannot write {asked}: {reason}; choose another directory")
     staging = _staging(target, directory=True)
     try:
         yield staging
+        staging.chmod(0o777 & ~_umask())
+        _take_place(staging, target)
     except (OSError, WriteError) as error:
         shutil.rmtree(staging, ignore_errors=True)
-        raise _write_error(target, error) from error
+        raise _write_error(asked, error) from error
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
-    retired: Path | None = None
-    staging.chmod(0o777 & ~_umask())
-    if target.exists():
-        retired = target.with_name(f".{target.name}.retired-{os.getpid()}")
-        target.rename(retired)
-    staging.rename(target)
-    if retired is not None:
-        shutil.rmtree(retired, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -81,7 +86,9 @@ def read_json(path: Path, what: str) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{what}: no file {path}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{what}: cannot read {path} ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:  # also of bytes that are no text, of numbers without end and of brackets without end
         raise UserError(f"{what}: {path} is not valid JSON ({error})") from error
 
 
@@ -104,6 +111,35 @@ def _staging(target: Path, directory: bool) -> Path:
         return Path(name)
     except OSError as error:
         raise _write_error(target, error) from error
+
+
+def _not_replaceable(target: Path, known_by: str) -> str:
+    """Why a directory may not take this place; nothing where it may."""
+    if not target.exists():
+        return ""
+    if not target.is_dir():
+        return "it is a file"
+    with contextlib.suppress(OSError):  # the current directory may be gone
+        if Path.cwd().is_relative_to(target):
+            return "it is the current directory, or lies above it"
+    if known_by and not (target / known_by).is_file() and any(target.iterdir()):
+        return f"it holds other files and no {known_by}, so it is none that may be replaced"
+    return ""
+
+
+def _take_place(staging: Path, target: Path) -> None:
+    """Rename, and put an old directory back where that fails."""
+    if not target.exists():
+        staging.rename(target)
+        return
+    retired = target.with_name(f".{target.name}.retired-{os.getpid()}")
+    target.rename(retired)
+    try:
+        staging.rename(target)
+    except BaseException:
+        retired.rename(target)
+        raise
+    shutil.rmtree(retired, ignore_errors=True)
 
 
 def _umask() -> int:

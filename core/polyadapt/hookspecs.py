@@ -59,14 +59,14 @@ class AdaptOptions:
     """Everything about one adaptation besides model, method and data.
 
     Attributes:
-        method: the method's options, validated against its card.
+        options: of the method, validated against its card.
         settings: training settings (steps, batch size, learning rate, seed, …); None for the defaults.
         directory: where checkpoints go; None for none.
         resume: go on from the checkpoint in `directory`, if there is one.
         emit: called with every event; the host passes it on to `polyadapt_event`.
     """
 
-    method: Options
+    options: Options
     settings: Any = None
     directory: Path | None = None
     resume: bool = False

@@ -68,11 +68,26 @@ class TaskModule(nn.Module):
         self.front = front
         self.head = head
 
+    def _apply(self, fn: Any, recurse: bool = True) -> TaskModule:
+        """What `to`, `half` and their like go through: the front's filters keep their precision, which is exact, and take a new device."""
+        kept = {} if self.front is None else dict(self.front.named_buffers())
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, value in kept.items():
+            owner, _, leaf = name.rpartition(".")
+            buffers = self.front.get_submodule(owner)._buffers if self.front is not None else {}
+            now = buffers[leaf]
+            if now is not None and now.dtype.itemsize < value.dtype.itemsize:
+                buffers[leaf] = value.to(now.device)
+        return self
+
     def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         return self.behind_front(self.front(**inputs) if self.front is not None else inputs)
 
     def behind_front(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Outputs from what the front gives."""
+        """Outputs from what the front gives, which is taken in the precision of the backbone: that may be bfloat16, a front end's never is."""
+        dtype = next((parameter.dtype for parameter in self.backbone.parameters() if parameter.is_floating_point()), None)
+        if dtype is not None:
+            inputs = {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
         outputs = dict(self.family.forward(self.backbone, self.task, inputs))
         if self.head is not None:
             outputs = {"logits": self.head(outputs["features"]), **outputs}
@@ -91,6 +106,7 @@ class Model:
         reference: what the user asked for.
         generation: settings of text generation, such as the ids that end a text.
         conditions: values of inputs that every example of a training gets, such as the vector of its speaker.
+        own_labels: the classes that the base's own head was trained for; empty where it has none.
     """
 
     module: TaskModule
@@ -104,6 +120,7 @@ class Model:
     licences: dict[str, str] = field(default_factory=dict)
     generation: dict[str, Any] = field(default_factory=dict)
     conditions: dict[str, Any] = field(default_factory=dict)
+    own_labels: tuple[str, ...] = ()
 
     @property
     def backbone(self) -> nn.Module:
@@ -164,13 +181,14 @@ def build_model(
     signature = family.signature(backbone, task)
     if front is not None and hasattr(front, "signature"):
         signature = around.signature(signature)
+    own_labels = task.labels if head is not None or family.default_head(backbone) is not None else ()
     head = (head or _base_head(family, backbone)) if takes_head(task, signature) else None
     if head is not None:
         ports.head = HeadPort("head", head, head.weight.shape[0], head.weight.shape[1])
         scores = TensorSpec("logits", (*signature.outputs[0].shape[:-1], "classes"), "float32", "class scores, before softmax")
         signature = Signature(signature.inputs, (scores, *signature.outputs))
     module = TaskModule(family, task, backbone, front, head).eval()
-    return Model(module, family, ports, signature, processor, task, identity, reference, dict(licences or {}), dict(generation or {}))
+    return Model(module, family, ports, signature, processor, task, identity, reference, dict(licences or {}), dict(generation or {}), own_labels=own_labels)
 
 
 def takes_head(task: Task, signature: Signature) -> bool:

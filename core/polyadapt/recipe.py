@@ -90,9 +90,9 @@ class ExportSection(Options):
 class Recipe(Options):
     """A job. `export` is None when the recipe has no such section: then nothing is exported."""
 
-    format: int
+    format: int = Field(description=f"always {FORMAT}")
     name: str = Field("", description="shown in the report; the file's name when empty")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63, description="of training, of the split and of intervals, where [train] and [data.split] give none of their own")
     model: ModelSection
     data: DataSection
     arm: tuple[ArmSection, ...]
@@ -102,8 +102,8 @@ class Recipe(Options):
 
     @property
     def digest(self) -> str:
-        """sha256 of everything the recipe says: two runs with equal digests are the same job."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+        """sha256 of what decides what is trained and measured: two runs with equal digests are the same job, whatever is exported of it."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json", exclude={"name", "export"}), sort_keys=True).encode()).hexdigest()
 
 
 SectionT = TypeVar("SectionT", bound=Options)

@@ -17,6 +17,19 @@ TASK_KINDS = (
     "control",  # observation -> action
 )
 
+DEFAULT_METRICS = {
+    "classification": "accuracy",
+    "ctc": "wer",
+    "causal-lm": "perplexity",
+    "seq2seq-lm": "perplexity",
+    "transcription": "wer",
+    "image-text": "accuracy",
+    "denoising": "mse",
+    "synthesis": "divergence",
+    "control": "mse",
+}
+"""What a task is measured by when nobody says otherwise."""
+
 
 SEPARATOR = "|"
 """The symbol between words of task `ctc` where its details name none: that of wav2vec 2.0 and its kin."""

@@ -63,10 +63,6 @@ class OpPort:
         """Channels of the input: `in_features` without a convolution's kernel and groups."""
         return int(getattr(self.module, "in_channels", self.in_features))
 
-    @property
-    def can_fold(self) -> bool:
-        return not self.parametrised and getattr(self.module, "weight", None) is not None
-
 
 @dataclass(frozen=True)
 class SpanPort:
@@ -203,12 +199,12 @@ def short_names(sites: Iterable[str]) -> list[str]:
 
 
 def module_name(site: str) -> str:
-    """A legal torch module name for a site; `site_of` is its inverse."""
+    """A legal torch module name for a site, or for a slot; `site_of` is its inverse."""
     return site.replace(".", "/")
 
 
 def site_of(name: str) -> str:
-    """The site that `module_name` turned into `name`."""
+    """The site, or slot, that `module_name` turned into `name`."""
     return name.replace("/", ".")
 
 

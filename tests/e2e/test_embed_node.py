@@ -14,6 +14,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
+import polyadapt as pa
+from polyadapt.host import Host
+from polyadapt.methods.base import load_method
+from polyadapt.testing.exporting import adapted_artifact
 from polyadapt_runtime import Bundle
 from polyadapt_runtime.seal import sealed
 
@@ -66,6 +70,18 @@ def test_cases_and_swapping(pictures_bundle: Path, tmp_path: Path) -> None:
     for name, (_, label, score) in zip((None, "birds", "tools"), answers, strict=False):
         expected = bundle(feeds, artifact=name)[0]
         assert label == expected.label and float(score) == pytest.approx(expected.score, abs=2e-6)
+
+
+def test_a_bank_proves_itself_too(tmp_path: Path) -> None:
+    """It holds fixed what the recorded cases of slots would feed; all its other cases run."""
+    model = pa.load("polyadapt:tiny-vit", task="classification")
+    artifact = adapted_artifact(load_method(Host().registry.methods.get("lora").card), model.with_labels(("owl", "robin", "wren")))
+    folder = pa.export(model, {"birds": artifact}, tmp_path / "birds.bundle", form="bank").directory
+    done = script(folder, "console.log(JSON.stringify((await bundle.selftest()).map(({ case: name, ok }) => [name, ok])));")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert rows and all(ok for _, ok in rows)
+    assert {name for name, _ in rows} < {case.case for case in Bundle(folder, device="cpu").selftest().cases}
 
 
 def test_the_snippet_of_the_docs(program_folder: Path, snippet: Callable[[str], str]) -> None:

@@ -32,11 +32,11 @@ PACKAGES = {
     "polyadapt-runtime": ("exporters/runtime/polyadapt_runtime",),
     **{f"polyadapt-{name}": (f"plugins/{name}/polyadapt_{name}",) for name in DOMAINS},
 }
-UNPINNED = {"onnxruntime-gpu", "gymnasium", "imageio", "metaworld", "mujoco"}
-"""Not part of the tested set: the GPU engine, which replaces the pinned one, and the robot simulators."""
+UNPINNED = {"onnxruntime-gpu"}
+"""Not part of the tested set: the GPU engine, which replaces the pinned one."""
 USED_WITHOUT_IMPORT = {
     "polyadapt-runtime", "onnxscript", "torchvision", "mkdocs", "mkdocs-material", "editables", "hatchling", "import-linter", "mypy", "ruff",
-    "pytest-socket", "pytest-xdist", "gguf", "tokenizers", "imageio", "packaging", "pyopenssl",
+    "pytest-socket", "pytest-xdist", "gguf", "tokenizers", "pyopenssl",
 }  # fmt: skip
 """What another library, pytest or the Makefile loads by itself."""
 
@@ -99,6 +99,13 @@ def test_versions_licences_and_pythons_agree() -> None:
     assert {table["license"] for table in tables.values()} == {"Apache-2.0"}
     licence = (ROOT / "LICENSE").read_text(encoding="utf-8")
     assert {name for name, folder in FOLDERS.items() if (ROOT / folder / "LICENSE").read_text(encoding="utf-8") != licence} == set()
+
+
+def test_families_name_the_ranges_of_their_libraries() -> None:
+    table = project("polyadapt")["project"]
+    declared = {line.split(">=")[0]: f">={line.split('>=')[1]}" for lines in (table["dependencies"], *table["optional-dependencies"].values()) for line in lines if ">=" in line}
+    for claim in Host(environment={"POLYADAPT_PLUGINS": "core"}).registry.families.claims():
+        assert dict(claim.card.libraries) == {name: declared[name] for name in claim.card.libraries}, claim.card.id
 
 
 def test_modules_state_the_version_of_their_distribution() -> None:

@@ -14,7 +14,7 @@ from polyadapt.api.work import installed_host
 from polyadapt.artifact import Artifact
 from polyadapt.edits import Form, attachments_of
 from polyadapt.edits.attach import HOLDER, Attachments
-from polyadapt.errors import UserError
+from polyadapt.errors import PolyadaptError, UserError
 from polyadapt.families.base import Family
 from polyadapt.families.card import FamilyCard
 from polyadapt.host import Host
@@ -107,7 +107,8 @@ def attach(
         options: of the method.
 
     Raises:
-        UserError: nobody knows the method, it does not fit, no family knows the module, or an edit is never reached.
+        UserError: nobody knows the method, it does not fit, no family knows the module, it does not take the example, or an edit is never
+            reached; nothing is attached then.
     """
     used = host or installed_host()
     card = used.registry.methods.get(method).card
@@ -125,9 +126,11 @@ def attach(
     if example is not None:
         try:
             attachments.check_seen(example)
-        except UserError:
+        except BaseException as error:
             attachments.remove(name)
-            raise
+            if isinstance(error, PolyadaptError) or not isinstance(error, Exception):
+                raise
+            raise UserError(f"the module does not take the example ({type(error).__name__}: {error}); give inputs as it is called with") from error
     return Attached(wrapped, root, form, name, card, chosen)
 
 

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from polyadapt.api.artifacts import ArtifactLike, as_artifact, as_named_artifacts
 from polyadapt.artifact import Artifact
-from polyadapt.data.dataset import Dataset, open_data
+from polyadapt.data.dataset import Dataset
 from polyadapt.data.split import Parts, split_data
 from polyadapt.errors import UserError, unknown
+from polyadapt.files import sha256_file
 from polyadapt.hookspecs import AdaptOptions, Event
 from polyadapt.host import Host
 from polyadapt.model import Model
@@ -22,6 +24,14 @@ if TYPE_CHECKING:
     from polyadapt_runtime import Bundle
 
 Data = str | Dataset | Parts
+
+
+class Written(Protocol):
+    """What an exporter says of a bundle that it wrote."""
+
+    @property
+    def directory(self) -> Path:
+        """Where it lies."""
 
 
 @cache
@@ -45,17 +55,25 @@ def load(reference: str, *, host: Host | None = None, **options: Any) -> Model:
     return (host or installed_host()).load(reference, options)
 
 
-def open_dataset(data: str | Dataset, options: Mapping[str, Any] | None = None, *, host: Host | None = None) -> Dataset:
-    """Read a data set by its URI; one that is read already is returned as it is.
+def open_dataset(data: str | Dataset, *, host: Host | None = None, **options: Any) -> Dataset:
+    """Read a data set; one that is read already is returned as it is.
+
+    Args:
+        data: its URI, for instance `folder:birds` or `csv:rows.csv?trim_db=35`.
+        host: where readers are looked up.
+        options: of the reader, such as `columns={"path": "file"}`; `polyadapt show SCHEME` lists them.
 
     Raises:
         UserError: nobody reads the scheme, an option does not fit, or a row is broken (with file and line).
+        PluginError: the plugin that reads it failed.
     """
+    if isinstance(data, Dataset) and options:
+        raise UserError(f"{data.name!r} is read already, so its reader has no use for {', '.join(options)}; give them where it is opened")
     if isinstance(data, Dataset):
         return data
-    registry = (host or installed_host()).registry
-    claim = registry.reader(data)
-    return open_data(data, {claim.card.scheme: claim.card}, options)
+    if not isinstance(data, str):
+        raise UserError(f"data is a URI such as 'folder:photos', or a data set that was read; found {type(data).__name__} {data!r}")
+    return (host or installed_host()).open_dataset(data, options)
 
 
 def adapt(
@@ -77,9 +95,10 @@ def adapt(
         model: a loaded model; it is left as it was found.
         method: id of a method.
         data: a URI, a data set or its parts; whatever is not split yet is split by `split`.
-        train: training settings; `polyadapt show METHOD` and the docs list them.
+        train: training settings, as the page of recipes lists them.
         split: how to split: by, seed, fractions, counts per class; {"fractions": {"train": 1}} learns from all.
-        directory: where checkpoints go; none are written without it.
+        directory: where checkpoints go, and activations of frozen layers (`prefix/`); none are written without it. Both stay there for `resume`;
+            once the artifact is saved, the directory may be deleted.
         resume: go on from the newest checkpoint in `directory`.
         emit: hears every event.
         host: where the method is looked up.
@@ -142,26 +161,25 @@ def fit_labels(model: Model, dataset: Dataset) -> Model:
     return model.with_labels(dataset.labels)
 
 
-def infer(model: Model | Bundle | str | Path, inputs: Any, artifact: Artifact | str | None = None, *, host: Host | None = None, **options: Any) -> Any:
+def infer(model: Model | Bundle | Written | str | Path, inputs: Any, artifact: ArtifactLike | None = None, *, host: Host | None = None, **options: Any) -> Any:
     """Answer for one raw input, or for each of a list.
 
     Args:
-        model: a loaded model, or a bundle (or its directory).
+        model: a loaded model, or a bundle: its directory, what `export` returned, or a `polyadapt_runtime.Bundle`, which is opened once for many calls.
         inputs: a path, an array or a text as the model takes it, or a list of them.
-        artifact: with a model an artifact; with a bundle the name of one of its artifacts.
+        artifact: with a model an artifact or the folder of one; with a bundle the name of one of its artifacts, or the folder of one.
         host: whose plugins answer for models.
-        options: of this call, such as `batch_size`; with a bundle's directory also `device`.
+        options: of this call, such as `batch_size`; with a bundle that is opened for the call also `device`.
 
     Raises:
-        UserError: an input does not fit, or an option is unknown.
+        UserError: this is neither a model nor a bundle, an input or the artifact does not fit, or an option is unknown.
         PluginError: a plugin failed.
     """
     many = isinstance(inputs, list)
     rows = inputs if many else [inputs]
     if isinstance(model, Model):
-        if isinstance(artifact, str):
-            raise UserError(f"artifact {artifact!r} is a name, and names belong to bundles; pass polyadapt.Artifact.load({artifact!r})")
-        answers: list[Any] = (host or installed_host()).infer(model, rows, artifact, options)
+        used = host or installed_host()
+        answers: list[Any] = used.infer(model, rows, None if artifact is None else as_artifact(artifact, used), options)
     else:
         answers = _ask_bundle(model, rows, artifact, options)
     return answers if many else answers[0]
@@ -169,7 +187,7 @@ def infer(model: Model | Bundle | str | Path, inputs: Any, artifact: Artifact | 
 
 def export(
     model: Model,
-    artifacts: Mapping[str, Artifact] | Artifact,
+    artifacts: Mapping[str, ArtifactLike] | ArtifactLike,
     directory: Path | str,
     form: str = "slots",
     *,
@@ -181,53 +199,88 @@ def export(
 
     Args:
         model: a loaded model with nothing attached.
-        artifacts: by the names they get in the bundle; a single one is called `adapter`.
+        artifacts: artifacts or their folders, by the names they get in the bundle; a single one is called `adapter`.
         directory: becomes the bundle.
         form: `slots`, `merged` or `bank`.
         target: name of the plugin that exports.
         host: whose plugins export.
         options: further ones of the target.
 
+    Returns:
+        What the target says of what it wrote: `directory` and `to_dict()`, a summary. Of `onnx` it is an `Exported`, which also has `form`,
+        `report` (what the gate measured) and `size_bytes`, and which `infer` takes for the bundle.
+
     Raises:
         UserError: an artifact or the form does not fit.
         ExportError: the exported graph did not pass the gate; nothing was written.
     """
-    named = {"adapter": artifacts} if isinstance(artifacts, Artifact) else dict(artifacts)
-    return (host or installed_host()).export(model, named, Path(directory), target, {"form": form, **options})
+    used = host or installed_host()
+    return used.export(model, as_named_artifacts(artifacts, used), Path(directory), target, {"form": form, **options})
 
 
-def add_artifacts(model: Model, artifacts: Mapping[str, Artifact] | Artifact, bundle: Path | str, *, target: str = "onnx", host: Host | None = None, **options: Any) -> Any:
+def add_artifacts(
+    model: Model,
+    artifacts: Mapping[str, ArtifactLike] | ArtifactLike,
+    bundle: Path | str,
+    *,
+    target: str = "onnx",
+    host: Host | None = None,
+    **options: Any,
+) -> Any:
     """Add artifacts to a bundle of form `slots` that was exported before, with parity cases of their own.
 
     Args:
         model: the bundle's base with nothing attached: it gives the answers that the bundle must repeat.
-        artifacts: by the names they get in the bundle; a single one is called `adapter`.
+        artifacts: artifacts or their folders, by the names they get in the bundle; a single one is called `adapter`.
         bundle: its folder; it is replaced only when everything has passed, and a signature in it goes.
         target: name of the plugin that exported it.
         host: whose plugins export.
         options: further ones of the target.
 
+    Returns:
+        What `export` returns; its `report` holds what the gate measured of the new artifacts as well.
+
     Raises:
         UserError: no bundle, another base, slots that it lacks (listed), or a name that is taken.
         ExportError: an artifact did not pass the gate; the bundle is as it was.
     """
-    named = {"adapter": artifacts} if isinstance(artifacts, Artifact) else dict(artifacts)
-    return (host or installed_host()).export(model, named, Path(bundle), target, {"into": True, **options})
+    used = host or installed_host()
+    return used.export(model, as_named_artifacts(artifacts, used), Path(bundle), target, {"into": True, **options})
 
 
-def _ask_bundle(bundle: Bundle | str | Path, rows: list[Any], artifact: Artifact | str | None, options: Mapping[str, Any]) -> list[Any]:
-    """Answers of an exported bundle; an artifact that is no name of its own is lent to it for this call."""
+def _ask_bundle(bundle: Bundle | Written | str | Path, rows: list[Any], artifact: ArtifactLike | None, options: Mapping[str, Any]) -> list[Any]:
+    """Answers of an exported bundle; an artifact that is no name of its own is lent to it.
+
+    Raises:
+        UserError: this is no bundle, an option or an artifact is unknown, or the bundle refuses what it was given.
+    """
     from polyadapt_runtime import Bundle as Opened
+    from polyadapt_runtime.errors import BundleError
 
+    bundle = getattr(bundle, "directory", bundle)
+    if not isinstance(bundle, Opened | str | Path):
+        accepted = "a loaded model, a bundle's directory, a polyadapt_runtime.Bundle, or what export returned"
+        raise UserError(f"infer takes {accepted}; found {type(bundle).__name__}; load or export it first")
     known = [name for name in signature(Opened.__call__).parameters if name not in ("self", "raw", "artifact")]
     known += [] if isinstance(bundle, Opened) else ["device"]
     for name in options:
         if name not in known:
             raise unknown("option of a call to a bundle", name, known)
     further = dict(options)
-    opened = Opened(bundle, device=str(further.pop("device", "auto"))) if isinstance(bundle, (str, Path)) else bundle
+    artifact = str(artifact) if isinstance(artifact, Path) else artifact
     if artifact is not None and not isinstance(artifact, str):
-        raise UserError("a bundle takes the name of an artifact, or the folder of one; save the artifact and pass bundle.load_artifact(folder)")
-    if artifact is not None and artifact not in opened.artifacts() and Path(artifact).is_dir():
-        artifact = opened.load_artifact(artifact)
-    return list(opened(rows, artifact, **further))
+        raise UserError("a bundle takes the name of an artifact, or the folder of one; save the artifact and pass its folder")
+    try:
+        opened = Opened(bundle, device=str(further.pop("device", "auto"))) if isinstance(bundle, (str, Path)) else bundle
+        if artifact is not None and artifact not in opened.artifacts() and Path(artifact).is_dir():
+            artifact = _lent(opened, Path(artifact))
+        return list(opened(rows, artifact, **further))
+    except BundleError as error:
+        raise UserError(str(error)) from error
+
+
+def _lent(bundle: Bundle, folder: Path) -> str:
+    """The name under which a bundle holds an artifact's folder: of its place and content, so that it is read once and anew when it changes."""
+    heads = [folder / name for name in ("artifact.json", "slots.json") if (folder / name).is_file()]
+    name = "@".join([str(folder.resolve()), *(sha256_file(head)[:12] for head in heads)])
+    return name if name in bundle.artifacts() else bundle.load_artifact(folder, name)

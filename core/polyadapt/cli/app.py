@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except (Stopped, KeyboardInterrupt, click.Abort):
-        return _fail("stopped by Ctrl-C; what was finished is kept, --resume goes on where the command has it", 130, is_debug)
+        return _fail("stopped by Ctrl-C; what was finished is kept, and commands that take --resume go on from it", 130, is_debug)
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.exceptions.NoArgsIsHelpError as error:

@@ -15,7 +15,7 @@ from polyadapt.signing import SIGNATURE
 
 
 @click.command()
-@click.argument("reference", metavar="REF", required=False)
+@click.argument("reference", metavar="[REF]", required=False)
 @click.option("--artifact", "artifacts", multiple=True, metavar="NAME=FOLDER", help="May be given several times; NAME= may be left out.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the bundle.")
 @click.option("--into", type=click.Path(path_type=Path, file_okay=False), help="Add the artifacts to this bundle of form slots. REF may be left out: the bundle names its base.")
@@ -46,7 +46,7 @@ def export(ctx: click.Context, /, **given: Any) -> None:
     else:
         api.add_artifacts(model, artifacts, place, **options)
     size_bytes = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
-    facts = {"bundle": str(place), "form": given["form"], "artifacts": list(artifacts), "bytes": size_bytes}
+    facts = {"bundle": str(place), "form": given["form"], "artifacts" if is_new else "added": list(artifacts), "bytes": size_bytes}
     if was_signed:
         facts["signature"] = "removed, as it covered the old files; sign the bundle again"
     print_json(facts) if given["as_json"] else print_facts(facts.items())

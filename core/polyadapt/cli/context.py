@@ -59,7 +59,7 @@ def print_json(value: Any) -> None:
     try:
         text = json.dumps(value, indent=2, ensure_ascii=False, default=str, allow_nan=False)
     except ValueError:
-        from polyadapt.report.write import finite  # heavy, so only for commands that have measured something
+        from polyadapt_runtime.seal import finite  # only for commands that have measured something
 
         text = json.dumps(finite(value), indent=2, ensure_ascii=False, default=str)
     click.echo(text)

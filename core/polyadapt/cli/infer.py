@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,12 @@ OF_BUNDLES = ("window", "hop", "timestamps", "out", "voice", "encoding", "channe
 def infer(ctx: click.Context, /, **given: Any) -> None:
     """Answer for each INPUT (a file, or a text) by the model REF or an exported BUNDLE.
 
-    INPUT - takes raw samples from standard input and prints a line of JSON for each window as it has been heard.
+    INPUT - takes raw samples from standard input and prints a line of JSON for each window as it has been heard. One of several inputs that
+    cannot be answered is told of, and takes no other's answer away; the command ends with 1 then.
 
     Options (-o) of a BUNDLE are device and scale, with classes top and batch_size, with windows top, with frames (ctc) beams, and with texts
-    maximum_new_tokens, beams, temperature, top_k, top_p, seed, repetition_penalty, stop and stop_ids.
+    maximum_new_tokens, beams, temperature, top_k, top_p, seed, repetition_penalty, stop and stop_ids. Those of a REF are batch_size, with
+    classes top, with frames beams, and with texts maximum_new_tokens, temperature, top_k, top_p, seed and repetition_penalty.
     """
     if given["hop"] is not None and given["window"] is None and given["inputs"] != (STREAM,):
         raise UserError("--hop needs --window, the length of the windows")
@@ -63,28 +65,31 @@ def infer(ctx: click.Context, /, **given: Any) -> None:
         raise UserError(f"--{strange[0]} is for exported bundles, and {given['model']} has no manifest.json; export the model first")
     if STREAM in given["inputs"]:
         raise UserError("standard input is read by exported bundles only; export the model first")
-    _show(_ask_model(ctx, given), given)
+    _show(_answered(given, _asking_model(ctx, given)), given["as_json"])
 
 
 def _ask_bundle(given: Mapping[str, Any], asked: Collection[str]) -> None:
     from polyadapt.cli import infer_sound
-    from polyadapt.cli.infer_options import SPOKEN, STREAMED, refuse_flags, way_of
+    from polyadapt.cli.infer_options import CLASSIFIED, SPOKEN, STREAMED, refuse_flags, way_of
     from polyadapt.options import read_options
 
     pairs = parse_pairs(given["options"], "--option")
     bundle, artifact = infer_sound.opened(given["model"], given["artifact"], str(pairs.get("device", "auto")))
     way = way_of(bundle.manifest.task, infer_sound.hears(bundle), given)
     refuse_flags(way, asked)
-    options = read_options(way.options, pairs, f"infer, for {way.what},")
+    options = read_options(way.options, pairs, f"infer for {way.what}")
     if way is STREAMED:
         infer_sound.follow(bundle, artifact, options, given)
     elif way is SPOKEN:
         infer_sound.speak(bundle, artifact, options, given)
     else:
-        _show(infer_sound.answers(bundle, artifact, options, given, [_raw(value, given) for value in given["inputs"]]), given)
+        if way is CLASSIFIED and artifact is None and bundle.manifest.form == "slots" and bundle.artifacts():
+            click.echo(f"answered by the base; --artifact takes one of: {', '.join(bundle.artifacts())}", err=True)
+        _show(_answered(given, lambda raws: infer_sound.answers(bundle, artifact, options, given, raws)), given["as_json"])
 
 
-def _ask_model(ctx: click.Context, given: Mapping[str, Any]) -> list[Any]:
+def _asking_model(ctx: click.Context, given: Mapping[str, Any]) -> Callable[[list[Any]], list[Any]]:
+    """What answers for some inputs by a model that is loaded."""
     from polyadapt import api
     from polyadapt.artifact import Artifact
 
@@ -93,20 +98,76 @@ def _ask_model(ctx: click.Context, given: Mapping[str, Any]) -> list[Any]:
         model_options = {"language": given["language"], **model_options}
     loaded = load_model(host, given["model"], model_options, given["allow_download"])
     artifact = Artifact.load(given["artifact"]) if given["artifact"] else None
-    answers: list[Any] = api.infer(loaded, [_raw(value, given) for value in given["inputs"]], artifact, host=host, **parse_pairs(given["options"], "--option"))
-    return answers
+    options = parse_pairs(given["options"], "--option")
+    return lambda raws: list(api.infer(loaded, raws, artifact, host=host, **options))
 
 
-def _show(answers: list[Any], given: Mapping[str, Any]) -> None:
+def _answered(given: Mapping[str, Any], ask: Callable[[list[Any]], list[Any]]) -> list[dict[str, Any]]:
+    """`input` with `answer` or `error`: an input that cannot be answered takes no other's answer away.
+
+    Raises:
+        UserError: the only input cannot be answered.
+    """
     import numpy as np
 
-    plain = [{"input": value, "answer": _plain(answer, np.ndarray)} for value, answer in zip(given["inputs"], answers, strict=True)]
-    if given["as_json"]:
-        print_json(plain)
-        return
-    for row in plain:
-        for line in _lines(row["answer"]):
-            click.echo(f"{row['input']}: {line}")
+    rows: list[dict[str, Any]] = []
+    raws: list[Any] = []
+    for value in given["inputs"]:
+        try:
+            raws.append(_raw(value, given))
+            rows.append({"input": value})
+        except UserError as error:
+            rows.append(_failed(value, error, given))
+    try:
+        found = ask(raws) if raws else []
+    except Exception as error:
+        if len(rows) == 1 or not _is_input_s_fault(error):
+            raise
+        found = [_alone(ask, raw) for raw in raws]
+    for row, answer in zip([row for row in rows if "error" not in row], found, strict=True):
+        row |= {"error": str(answer)} if isinstance(answer, Exception) else {"answer": _plain(answer, np.ndarray)}
+    return rows
+
+
+def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Print answers, and what is wrong with inputs on standard error; the command ends with 1 then."""
+    if as_json:
+        print_json(rows)
+    for row in rows:
+        if "error" in row:
+            click.echo(f"error: {row['error']}", err=True)
+        elif not as_json:
+            for line in _lines(row["answer"]):
+                click.echo(f"{row['input']}: {line}")
+    if any("error" in row for row in rows):
+        raise click.exceptions.Exit(1)
+
+
+def _failed(value: str, error: UserError, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of an input that cannot be read.
+
+    Raises:
+        UserError: it is the only one.
+    """
+    if len(given["inputs"]) == 1:
+        raise error
+    return {"input": value, "error": str(error)}
+
+
+def _alone(ask: Callable[[list[Any]], list[Any]], raw: Any) -> Any:
+    """The answer for one input, or what is wrong with it."""
+    try:
+        return ask([raw])[0]
+    except Exception as error:
+        if not _is_input_s_fault(error):
+            raise
+        return error
+
+
+def _is_input_s_fault(error: Exception) -> bool:
+    from polyadapt_runtime.errors import InputError
+
+    return isinstance(error, UserError | InputError)
 
 
 def _raw(value: str, given: Mapping[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import wave
 from collections.abc import Iterator, Mapping
@@ -65,10 +66,16 @@ def follow(bundle: Bundle, artifact: str | None, options: CallOptions, given: Ma
     if given["rate"] is None:
         raise UserError("raw samples do not say their rate; give it with --rate, for instance --rate 16000")
     sound = pcm_sound(sys.stdin.buffer, given["rate"], given["encoding"], given["channels"])
-    window_s = WINDOW_S if given["window"] is None else given["window"]
+    window_s = _usual_window_s(bundle) if given["window"] is None else given["window"]
     for window in classify_windows(bundle, sound, window_s, given["hop"], artifact, options.scale):
         sys.stdout.write(json.dumps(_row(window), ensure_ascii=False) + "\n")
         sys.stdout.flush()
+
+
+def _usual_window_s(bundle: Bundle) -> float:
+    """A second, or what the model hears where that is less."""
+    spec = bundle.processor.spec if bundle.processor is not None else {}
+    return min([WINDOW_S, *(float(spec[key]) for key in ("seconds", "maximum_seconds") if spec.get(key) is not None)])
 
 
 def speak(bundle: Bundle, artifact: str | None, options: CallOptions, given: Mapping[str, Any]) -> None:
@@ -83,15 +90,20 @@ def speak(bundle: Bundle, artifact: str | None, options: CallOptions, given: Map
     rate_hz = {**bundle.manifest.details, **bundle.manifest.postprocess}.get("sample_rate_hz")
     if bundle.manifest.task != "synthesis" or not rate_hz:
         raise UserError(f"--out is for bundles that speak and name their sample rate; this one does {bundle.manifest.task!r}")
-    if len(given["inputs"]) != 1 or not given["is_text"]:
+    text = given["inputs"][0]
+    if len(given["inputs"]) != 1 or (not given["is_text"] and os.path.exists(text)):
         raise UserError("--out takes one text, as in: polyadapt infer BUNDLE --text 'Good morning.' --out out.wav")
+    if not text.strip():
+        raise UserError("the text is empty; say something")
+    if out.suffix.lower() != ".wav":
+        raise UserError(f"speech is written as WAV, and {out.name} is called otherwise; give --out {out.with_suffix('.wav').name}")
     if out.exists():
         raise UserError(f"{out} exists already; give another --out, or remove it")
-    found = bundle(given["inputs"][0], artifact, options.scale, condition=_voice(bundle, artifact, given))
+    found = bundle(text, artifact, options.scale, condition=_voice(bundle, artifact, given))
     samples = np.asarray(found["waveform"]).reshape(-1)[: int(found["lengths"]) if "lengths" in found else None]
     _write_wav(out, samples, int(rate_hz))
     if given["as_json"]:
-        print_json([{"input": given["inputs"][0], "answer": {"file": str(out), "seconds": len(samples) / int(rate_hz), "sample_rate_hz": int(rate_hz)}}])
+        print_json([{"input": text, "answer": {"file": str(out), "seconds": len(samples) / int(rate_hz), "sample_rate_hz": int(rate_hz)}}])
     else:
         click.echo(f"{out}: {len(samples) / int(rate_hz):.2f} s at {rate_hz} Hz")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from fnmatch import fnmatchcase
 from typing import Any
 
 import click
@@ -22,6 +21,7 @@ from polyadapt.cli.context import download_option, host_of, load_model, option_p
 def sites(ctx: click.Context, reference: str, port: str | None, pattern: str | None, model_options: tuple[str, ...], allow_download: bool, as_json: bool) -> None:
     """Places of the model REF where edits can be attached."""
     from polyadapt.errors import unknown
+    from polyadapt.sites import matches
 
     sorts = ("op", "span", "attention", "stream", "head")
     if port is not None and port not in sorts:
@@ -32,7 +32,7 @@ def sites(ctx: click.Context, reference: str, port: str | None, pattern: str | N
         for sort in sorts
         if port in (None, sort)
         for site, found in model.ports.of(sort).items()
-        if pattern is None or fnmatchcase(site, pattern) or fnmatchcase(site, f"*.{pattern}")
+        if pattern is None or matches(site, pattern)
     ]
     if as_json:
         print_json({"reference": model.reference, "family": model.family.card.id, "base_id": model.base_id, "sites": rows})

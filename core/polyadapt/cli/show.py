@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import fields
 from typing import Any
 
@@ -46,12 +47,11 @@ def _find(host: Host, name: str) -> list[dict[str, Any]]:
     plugins = {plugin.name: plugin for plugin in host.plugins()}
     if name in plugins:
         found.append({"sort": "plugin", **plugins[name].to_dict()})
-    if not found and ":" in name:
-        try:
-            claim = registry.model(name)
-        except PolyadaptError as error:
-            raise UserError(f"nothing is called {name!r}{nearest(name, [*known, *plugins])}") from error
-        found.append({"sort": "model", **_card(claim.card), "plugin": claim.plugin.name})
+    for sort, find in (("reader", registry.reader), ("model", registry.model)):
+        if not found and ":" in name:  # a URI or a reference, which begin with what is registered
+            with contextlib.suppress(PolyadaptError):
+                named = find(name)
+                found.append({"sort": sort, **_card(named.card), "plugin": named.plugin.name})
     if not found:
         raise UserError(f"nothing is called {name!r}{nearest(name, [*known, *plugins])}")
     return found

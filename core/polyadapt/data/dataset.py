@@ -13,10 +13,10 @@ from typing import Any, overload
 
 import numpy as np
 
-from polyadapt.data.card import ReaderCard
+from polyadapt.data.card import ReaderCard, scheme_of
 from polyadapt.errors import PluginError, UserError, nearest, unknown
 from polyadapt.files import sha256_file
-from polyadapt.options import read_options
+from polyadapt.options import options_behind, read_options, split_uri
 from polyadapt_runtime.sound import Clip
 
 MEDIA = ("image", "audio", "text", "array")
@@ -125,7 +125,7 @@ class Dataset(Sequence[Example]):
     def digest(self, example: Example) -> str:
         """sha256 of one example."""
         fields = [example.id, example.label, example.text, self.raw_digest(example), {name: self._plain(value) for name, value in example.extra.items()}]
-        return hashlib.sha256(json.dumps(fields, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(fields, sort_keys=True, ensure_ascii=False).encode(errors="surrogatepass")).hexdigest()  # as in names of files that are no UTF-8
 
     def raw_digest(self, example: Example) -> str:
         """sha256 of the raw input alone. Equal files under two names give the same digest; each file is read once."""
@@ -187,24 +187,20 @@ def open_data(uri: str, readers: Mapping[str, ReaderCard], options: Mapping[str,
     """Read a data set by its URI.
 
     Args:
-        uri: `scheme:rest`, for instance `folder:birds/` or `data:sonic-pi`.
+        uri: `scheme:rest`, for instance `folder:birds/`, `data:sonic-pi` or `data:tux-paint-captions?language=es`.
         readers: cards by scheme. A scheme may name one set, such as `data:sonic-pi`; the longest that fits is taken.
-        options: for the reader, validated against its card.
+        options: for the reader, over those of the URI; validated against its card.
 
     Raises:
         UserError: no scheme, an unknown scheme or set, an option that does not fit, or data that cannot be read.
         PluginError: the card names an implementation that is not there.
     """
-    scheme, colon, rest = uri.partition(":")
-    if not colon:
-        raise UserError(f"data {uri!r} has no scheme; write for instance {_suggested_uri(uri)!r}; schemes: {', '.join(sorted(readers)) or 'none'}")
-    card = readers.get(uri) or readers.get(scheme)
-    if card is None:
-        sets = [name for name in readers if name.startswith(f"{scheme}:")]
-        raise unknown("data set", uri, sets) if sets else unknown("data scheme", scheme, {name.partition(":")[0] for name in readers})
-    given = read_options(card.options, options or {}, f"reader {card.scheme!r}")
+    card = readers[scheme_of(uri, readers)]
+    uri, query = split_uri(uri)
+    behind = options_behind(query, f"data {uri!r}") if query else {}
+    given = read_options(card.options, {**behind, **(options or {})}, f"reader {card.scheme!r}")
     read = _implementation(card)
-    dataset = read("" if uri == card.scheme else rest, given)
+    dataset = read("" if uri == card.scheme else uri.partition(":")[2], given)
     if not isinstance(dataset, Dataset):
         raise PluginError(f"reader {card.scheme!r} returned {type(dataset).__name__}, expected a Dataset; its plugin has to be repaired")
     return dataset
@@ -222,11 +218,6 @@ def _implementation(card: ReaderCard) -> Callable[[str, Any], Any]:
     except (ImportError, AttributeError) as error:
         raise PluginError(f"reader {card.scheme!r} names {card.implementation!r}, which cannot be imported ({error})") from error
     return read
-
-
-def _suggested_uri(path: str) -> str:
-    suffix = Path(path).suffix.lower().removeprefix(".")
-    return f"{suffix}:{path}" if suffix in ("csv", "tsv", "jsonl", "npz") else f"folder:{path}"
 
 
 def _refuse_repeated_ids(name: str, examples: Sequence[Example]) -> None:

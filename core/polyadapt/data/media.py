@@ -114,7 +114,7 @@ def _audio_fault(path: Path) -> str:
     from polyadapt_runtime.sound import open_sound
 
     try:
-        frames = sum(len(block) for block in itertools.islice(open_sound(path).blocks, 1))
+        frames = sum(len(block) for block in itertools.islice(open_sound(path).mono(), 1))
     except MissingLibraryError as error:
         raise UserError(str(error)) from error
     except InputError as error:

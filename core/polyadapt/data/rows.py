@@ -142,6 +142,8 @@ class _Table:
         value = row.values.get(column)
         if value is None or (isinstance(value, str) and not value.strip()):
             raise UserError(f"{self.manifest}:{row.line}: no {part} (column {column!r} is empty); fill it in or remove the row")
+        if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise UserError(f"{self.manifest}:{row.line}: {part} (column {column!r}) holds half a character (a lone surrogate); repair or remove the row")
         return value
 
     def _text(self, row: Row, part: str) -> str:
@@ -181,8 +183,8 @@ class _Table:
         value = row.values.get(column)
         try:
             number = np.asarray(value if isinstance(value, list) else float(value if value is not None else ""), dtype=np.float32)  # scalar or (n,)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{self.manifest}:{row.line}: column {column!r} should be a number, found {value!r}") from error
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UserError(f"{self.manifest}:{row.line}: column {column!r} should be a number, found {str(value)[:80]!r}") from error
         if not np.isfinite(number).all():
             raise UserError(f"{self.manifest}:{row.line}: column {column!r} is {value!r}, which is not a finite number")
         return number
@@ -200,6 +202,8 @@ def _used_parts(parts: Mapping[str, str], options: TableOptions) -> set[str]:
 def _holds_numbers(value: Any) -> bool:
     try:
         return np.asarray(value if isinstance(value, list) else float(value), dtype=np.float32).size > 0
+    except OverflowError:
+        return True  # and one that is refused by name
     except (TypeError, ValueError):
         return False
 

@@ -16,7 +16,7 @@ from polyadapt.options import Options, read_options
 
 PARTS = ("train", "validation", "test")
 UNUSED = ""
-WAYS = ("auto", "label", "random", "file", "group:<column>", "column:<column>")
+WAYS = ("auto", "label", "random", "within:<column>", "file", "group:<column>", "column:<column>")
 
 
 class Split(Options):
@@ -24,10 +24,11 @@ class Split(Options):
 
     by: str = Field(
         "auto",
-        description="label (each class in the same shares), random, file (equal files on one side), group:<column> (equal values on one side), "
+        description="label (each class in the same shares), random, within:<column> (each of its values, such as a language, in the same shares), "
+        "file (equal files on one side), group:<column> (equal values on one side), "
         "column:<column> (which holds train, validation or test); auto: the data's own column `split`, else label, else random",
     )
-    seed: int = Field(0, ge=0, description="of the numpy generator that shuffles")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the numpy generator that shuffles")
     fractions: dict[str, float] = Field(default_factory=lambda: {"train": 0.7, "validation": 0.15, "test": 0.15}, description="shares of the parts; what they leave is not used")
     train_per_class: int = Field(0, ge=0, description="exactly so many examples of every class; the other parts share the rest by their fractions")
     validation_per_class: int = Field(0, ge=0, description="as train_per_class")
@@ -93,9 +94,14 @@ def split_data(dataset: Dataset, split: Split | Mapping[str, Any] | None = None,
     if ground.is_labelled and len(fractions) > 1:
         _refuse_lonely_classes(ground)
     if by.startswith("column:"):
+        _refuse_shares(chosen, ground, by)
         indices = _by_column(ground, by.removeprefix("column:"), needed)
     elif by.startswith("group:") or by == "file":
         indices = _by_group(ground, _groups(ground, by), fractions, chosen)
+    elif by.startswith("within:"):
+        column = by.removeprefix("within:")
+        valued = Dataset(ground.name, [replace(example, label=str(example.extra[column])) for example in ground], ground.media)
+        indices = _by_class(valued, fractions, chosen, stratified=True, unit=column)
     else:
         indices = _by_class(ground, fractions, chosen, stratified=by == "label")
     parts = {}
@@ -106,6 +112,19 @@ def split_data(dataset: Dataset, split: Split | Mapping[str, Any] | None = None,
     if ground.is_labelled:
         _refuse_different_labels(ground, parts, by)
     return Parts(chosen, by, parts)
+
+
+def _refuse_shares(split: Split, dataset: Dataset, by: str) -> None:
+    """Refuse shares and counts where a column says whose each row is.
+
+    Raises:
+        UserError: naming the option.
+    """
+    given = [f"{part}_per_class" for part in split.per_class] or (["fractions"] if "fractions" in split.model_fields_set else [])
+    if given:
+        raise UserError(
+            f'split: {given[0]} has no place where {by.replace(":", " ")!r} of {dataset.name!r} says whose a row is; leave it out, or set by to "label", "random" or a group'
+        )
 
 
 def _without_labels(dataset: Dataset) -> Dataset:
@@ -134,7 +153,7 @@ def _way(dataset: Dataset, by: str) -> str:
             return "column:split"
         return "label" if dataset.is_labelled else "random"
     name, _, column = by.partition(":")
-    if name not in {way.partition(":")[0] for way in WAYS} or (column != "") != (name in ("group", "column")):
+    if name not in {way.partition(":")[0] for way in WAYS} or (column != "") != (name in ("within", "group", "column")):
         raise UserError(f"split: by = {by!r} is unknown{nearest(by, WAYS)}; known: {', '.join(WAYS)}")
     if by == "label" and not dataset.is_labelled:
         raise UserError(f'split by label, but not every example of {dataset.name!r} has one; use by = "random" or a group')
@@ -156,8 +175,8 @@ def _refuse_lonely_classes(dataset: Dataset) -> None:
         raise UserError(f"class {lonely[0].label!r} has a single example ({lonely[0].source or lonely[0].id}){more}: it cannot be in train and test; add examples or remove it")
 
 
-def _by_class(dataset: Dataset, fractions: Mapping[str, float], split: Split, stratified: bool) -> dict[str, list[int]]:
-    """Shuffle each class (or the whole) and deal it out."""
+def _by_class(dataset: Dataset, fractions: Mapping[str, float], split: Split, stratified: bool, unit: str = "class") -> dict[str, list[int]]:
+    """Shuffle each class (or the whole) and deal it out; `unit` is what a class is called."""
     generator = np.random.default_rng(split.seed)
     if split.per_class and not dataset.is_labelled:
         raise UserError(f"split: {next(iter(split.per_class))}_per_class needs a label on every example of {dataset.name!r}")
@@ -165,7 +184,7 @@ def _by_class(dataset: Dataset, fractions: Mapping[str, float], split: Split, st
     indices: dict[str, list[int]] = {part: [] for part in fractions}
     for target in np.unique(targets):
         rows = generator.permutation(np.flatnonzero(targets == target))
-        name = dataset.labels[target] if dataset.is_labelled and (stratified or split.per_class) else ""
+        name = f"{unit} {dataset.labels[target]!r}" if dataset.is_labelled and (stratified or split.per_class) else "the data"
         start = 0
         for part, count in _counts(len(rows), fractions, split.per_class, name).items():
             indices[part].extend(int(row) for row in rows[start : start + count])
@@ -173,9 +192,8 @@ def _by_class(dataset: Dataset, fractions: Mapping[str, float], split: Split, st
     return indices
 
 
-def _counts(total: int, fractions: Mapping[str, float], per_class: Mapping[str, int], label: str) -> dict[str, int]:
+def _counts(total: int, fractions: Mapping[str, float], per_class: Mapping[str, int], who: str) -> dict[str, int]:
     """How many of `total` go to each part: fixed counts first, then largest remainders, at least one each."""
-    who = f"class {label!r}" if label else "the data"
     free = [part for part in fractions if part not in per_class]
     rest = total - sum(per_class.values())
     if total < len(fractions) or rest < len(free):

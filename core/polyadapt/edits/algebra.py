@@ -61,17 +61,6 @@ def truncated(edit: Edit, rank: int) -> Edit:
     return _with(edit, {"a": a.to(edit.tensors["a"].dtype), "b": b.to(edit.tensors["b"].dtype)})
 
 
-def patch_overlap(left: Iterable[Edit], right: Iterable[Edit]) -> int:
-    """How many values two sets of patches both change."""
-    first = {edit.site: edit for edit in left if edit.kind == "patch"}
-    count = 0
-    for edit in right:
-        other = first.get(edit.site) if edit.kind == "patch" else None
-        if other is not None:
-            count += sum(int(((edit.tensors[name] != 0) & (other.tensors[name] != 0)).sum()) for name in edit.tensors if name in other.tensors)
-    return count
-
-
 def _refuse_products(left: Sequence[Edit], right: Sequence[Edit]) -> None:
     """A scale at an op multiplies all that comes before it there, also what the other set brings."""
     for edits, others in ((left, right), (right, left)):

@@ -100,11 +100,11 @@ class Attachments(nn.Module):
 
     def remove_all(self) -> None:
         """Detach everything."""
-        for name in tuple(self.forms):
+        for name in dict.fromkeys((*reversed(self._active), *self.forms)):  # patches come off in the opposite order
             self.remove(name)
 
     def activate(self, *names: str) -> None:
-        """Make exactly these forms apply, each once; none for the bare base. Independent of how many tensors they hold.
+        """Make exactly these forms apply, each once, in the order of switching on; none for the bare base. Independent of how many tensors they hold.
 
         Raises:
             UserError: a name that is not attached, or patches that cannot be switched; what was active still is.
@@ -112,7 +112,7 @@ class Attachments(nn.Module):
         wanted = tuple(dict.fromkeys(names))
         coming = [self._form(name) for name in wanted if name not in self._active]
         switch(self.base, [self._form(name) for name in reversed(self._active) if name not in wanted], coming)
-        self._active = wanted
+        self._active = tuple(sorted(wanted, key=lambda name: self._active.index(name) if name in self._active else len(self._active)))
         self._table = None
 
     @contextlib.contextmanager
@@ -313,6 +313,8 @@ def check_edit(edit: Edit, ports: Ports) -> None:
     bound: dict[str, int] = {}
     for name, shape in expected.items():
         found = tuple(edit.tensors[name].shape)
+        if not edit.tensors[name].is_floating_point():
+            raise UserError(f"{edit.key}.{name}: expected numbers of floating point, found {str(edit.tensors[name].dtype).removeprefix('torch.')}")
         if len(found) != len(shape) or any(not _fits(size, want, bound) for size, want in zip(found, shape, strict=True)):
             raise UserError(f"{edit.key}.{name}: expected shape {_words(shape)}, found {found}")
 

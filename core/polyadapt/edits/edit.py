@@ -88,8 +88,11 @@ def refuse_repeated(edits: Iterable[Edit]) -> None:
 def in_dtype_of(edit: Edit, h: torch.Tensor) -> Edit:
     """An edit with its floating-point tensors in the dtype of an activation: adapters train in float32 beside a base in bfloat16.
 
-    Under autocast torch chooses the dtypes itself, and the edit stays as it is.
+    Under autocast torch chooses the dtypes itself, and the edit stays as it is. So does one with a module of its own, which
+    counts in its own dtype: of a copy of its buffers nobody would see what training writes into them.
     """
+    if edit.structure is not None:
+        return edit
     others = [name for name, value in edit.tensors.items() if value.is_floating_point() and value.dtype != h.dtype]
     if not others or not h.is_floating_point() or torch.is_autocast_enabled(h.device.type):
         return edit

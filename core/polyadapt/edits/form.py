@@ -8,14 +8,14 @@ method is calling `edits()` once.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from polyadapt.edits.edit import Edit, refuse_repeated, slot_name
-from polyadapt.errors import UserError
+from polyadapt.sites import module_name
 
 if TYPE_CHECKING:
     from polyadapt.edits.patches import BaseParameters
@@ -25,11 +25,13 @@ class Form(nn.Module):
     """Base of training forms. Subclasses hold parameters and implement `edits`.
 
     `trains_base` is True for forms that move the base's own weights (full fine-tuning). `moves_at_start` says why a fresh form changes
-    what the base answers where options make it so; it is empty where the card's word holds.
+    what the base answers where options make it so; it is empty where the card's word holds. `labels` are the classes of a form with a
+    class head that came from an artifact.
     """
 
     trains_base = False
     moves_at_start = ""
+    labels: tuple[str, ...] = ()
 
     def edits(self) -> list[Edit]:
         """The edits of the present parameters, differentiable with respect to them.
@@ -73,8 +75,9 @@ class Lowered(Form):
         UserError: two edits have one key.
     """
 
-    def __init__(self, edits: Iterable[Edit], trainable: bool = False) -> None:
+    def __init__(self, edits: Iterable[Edit], labels: Sequence[str] = (), trainable: bool = False) -> None:
         super().__init__()
+        self.labels = tuple(labels)
         edits = list(edits)
         refuse_repeated(edits)
         self.slots = nn.ParameterDict()
@@ -83,10 +86,10 @@ class Lowered(Form):
         for edit in edits:
             self._keys.append((edit.site, edit.kind, edit.variant, tuple(edit.tensors)))
             for tensor, value in edit.tensors.items():
-                name = legal_name(slot_name(edit.site, edit.kind, edit.variant, tensor))
+                name = module_name(slot_name(edit.site, edit.kind, edit.variant, tensor))
                 self.slots[name] = nn.Parameter(value.detach().clone(), requires_grad=trainable and value.is_floating_point())
             if edit.structure is not None:
-                self.structures[legal_name(edit.key)] = copy.deepcopy(edit.structure)
+                self.structures[module_name(edit.key)] = copy.deepcopy(edit.structure)
 
     def edits(self) -> list[Edit]:
         return [edit for edit in self._all() if edit.kind != "patch"]
@@ -102,12 +105,12 @@ class Lowered(Form):
 
     def _all(self) -> list[Edit]:
         return [
-            Edit(site, kind, {name: self.slots[legal_name(slot_name(site, kind, variant, name))] for name in names}, variant, structure=self._structure(site, kind, variant))
+            Edit(site, kind, {name: self.slots[module_name(slot_name(site, kind, variant, name))] for name in names}, variant, structure=self._structure(site, kind, variant))
             for site, kind, variant, names in self._keys
         ]
 
     def _structure(self, site: str, kind: str, variant: str) -> nn.Module | None:
-        key = legal_name(Edit(site, kind, {}, variant).key)
+        key = module_name(Edit(site, kind, {}, variant).key)
         return self.structures[key] if key in self.structures else None  # noqa: SIM401 (a ModuleDict has no get)
 
 
@@ -162,20 +165,3 @@ def detached(edit: Edit) -> Edit:
     """A copy of an edit with tensors of its own, outside any gradient graph; a live module is copied in evaluation mode."""
     structure = None if edit.structure is None else copy.deepcopy(edit.structure).eval().requires_grad_(False)
     return Edit(edit.site, edit.kind, {name: value.detach().clone() for name, value in edit.tensors.items()}, edit.variant, structure=structure)
-
-
-def legal_name(slot: str) -> str:
-    """A slot's name without dots, as torch wants names of parameters."""
-    return slot.replace(".", "/")
-
-
-def slot_of_legal_name(name: str) -> str:
-    """The inverse of `legal_name`.
-
-    Raises:
-        UserError: the name is no slot's.
-    """
-    slot = name.replace("/", ".")
-    if ":" not in slot:
-        raise UserError(f"{name!r} is not the name of a slot's parameter")
-    return slot

@@ -208,5 +208,5 @@ def apply_edits(attachments: EditSource, edits: list[Edit], x: torch.Tensor, h: 
 
 
 def dropped(attachments: EditSource, edit: Edit, x: torch.Tensor) -> torch.Tensor:
-    """What an edit reads: x, with dropout while training where the edit asks for it."""
-    return F.dropout(x, edit.dropout) if edit.dropout and attachments.training else x
+    """What an edit reads: x, with dropout while training where the edit asks for it; ids of tokens are nothing to drop."""
+    return F.dropout(x, edit.dropout) if edit.dropout and attachments.training and x.is_floating_point() else x

@@ -32,12 +32,12 @@ def can_fold(edit: Edit, ports: Ports) -> str:
     if edit.kind == "patch":
         return ""
     port = ports.ops[edit.site]
+    if edit.kind == "shift":  # it leaves the weight as it is, whatever that is made of or shared with
+        return "" if _takes_bias(port) else "its op has no place for a bias"
     if port.parametrised:
         return "its weight is parametrised"
     if port.tied:
         return "its weight is shared with another module"
-    if edit.kind == "shift" and not _takes_bias(port):
-        return "its op has no place for a bias"
     if edit.kind == "scale" and port.kind == "norm" and edit.variant == "input":
         return "a norm undoes scales of its input"
     if edit.kind == "scale" and edit.variant == "input" and port.rows is not None:
@@ -184,6 +184,13 @@ def _sample_input(port: OpPort) -> torch.Tensor:
 def _fold_module(work: list[tuple[OpPort, Edit]]) -> list[tuple[nn.Module, str, nn.Parameter | None, nn.Parameter | None]]:
     module: Any = work[0][0].module
     old_weight, old_bias = module.weight, getattr(module, "bias", None)
+    if all(edit.kind == "shift" for _, edit in work):
+        _, bias = canonical(work[0][0])
+        for port, edit in work:
+            start, stop = port.rows or (0, len(bias))
+            bias[start:stop] += edit.tensors["b"].to(bias)
+        module.bias = nn.Parameter(bias.to(old_weight.dtype), requires_grad=old_weight.requires_grad)
+        return [(module, "bias", old_bias, module.bias)]
     weight, bias = canonical(work[0][0])
     for port, edit in work:
         start, stop = port.rows or (0, weight.shape[0])

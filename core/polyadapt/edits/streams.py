@@ -13,7 +13,7 @@ attention call of the blocks; in mode `embeds` it stands in front, the mask hide
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, is_dataclass
 from typing import Any
 
@@ -91,12 +91,15 @@ class StreamHooks:
         return hook
 
     def _widen_masks(self, port: StreamPort) -> Callable[..., Any]:
+        inside = {module for block in port.blocks for module in block.modules()}
+        causal = any(attention.causal and not attention.cross for attention in self._attachments.ports.attention.values() if attention.module in inside)
+
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             length = self.length(port)
             if length is None:
                 return None
-            wide_args = tuple(widen_square_mask(value, length, port.offset) for value in args[1:])
-            wide_kwargs = {name: widen_square_mask(value, length, port.offset) if "mask" in name else value for name, value in kwargs.items()}
+            wide_args = tuple(widen_square_mask(value, length, port.offset, causal) for value in args[1:])
+            wide_kwargs = {name: widen_square_mask(value, length, port.offset, causal) if "mask" in name else value for name, value in kwargs.items()}
             return (*args[:1], *wide_args), wide_kwargs
 
         return hook
@@ -215,8 +218,12 @@ def widened(port: StreamPort, own: Front, kwargs: dict[str, Any], past: int, new
     return made
 
 
-def widen_square_mask(value: Any, length: int, offset: int) -> Any:
-    """A mask [..., T, T] (or [..., 1, T]) with `length` visible positions put in at `offset`; anything else unchanged."""
+def widen_square_mask(value: Any, length: int, offset: int, causal: bool = False) -> Any:
+    """A mask [..., T, T] (or [..., 1, T]) with `length` visible positions put in at `offset`; anything else unchanged.
+
+    In causal blocks a new position sees what stands before it and itself, and is seen from behind alone, as where nothing is padded
+    and blocks are given no mask at all.
+    """
     if not isinstance(value, torch.Tensor) or value.dim() < 2 or (value.dim() == 2 and value.shape[0] != value.shape[1]):
         return value
     fill = True if value.dtype == torch.bool else 0
@@ -225,7 +232,16 @@ def widen_square_mask(value: Any, length: int, offset: int) -> Any:
     if value.shape[-2] == 1:
         return wide
     rows = wide[..., :1, :].expand(*wide.shape[:-2], length, wide.shape[-1])
-    return torch.cat([wide[..., :offset, :], rows, wide[..., offset:, :]], dim=-2)
+    wide = torch.cat([wide[..., :offset, :], rows, wide[..., offset:, :]], dim=-2)
+    if not causal:
+        return wide
+    place = torch.arange(wide.shape[-1], device=value.device)
+    is_new = (place >= offset) & (place < offset + length)
+    ahead = place[None, :] > place[:, None]  # (T + length, T + length)
+    shown, hidden = is_new[:, None] & ~ahead, (is_new[:, None] | is_new[None, :]) & ahead
+    if value.dtype == torch.bool:  # onnxruntime has no Where of booleans
+        return (wide | shown) & ~hidden
+    return torch.where(hidden, torch.full_like(wide, torch.finfo(value.dtype).min), torch.where(shown, torch.zeros_like(wide), wide))
 
 
 def cut_front(output: Any, length: int) -> Any:
@@ -240,3 +256,12 @@ def cut_front(output: Any, length: int) -> Any:
             if value is not None:
                 output[name] = value[:, length:]  # type: ignore[index]
     return output
+
+
+def prompted(edits: Iterable[Edit]) -> int:
+    """Tokens that learned prompts put in front of a sequence; those of later blocks take the places of the first one's."""
+    found: dict[str, int] = {}
+    for edit in edits:
+        if edit.kind == Prepend.name:
+            found[edit.site] = found.get(edit.site, 0) + edit.tensors["tokens"].shape[-2]
+    return max(found.values(), default=0)

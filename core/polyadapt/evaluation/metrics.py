@@ -16,6 +16,7 @@ import numpy as np
 
 from polyadapt.errors import MissingExtraError, UserError, unknown
 from polyadapt.evaluation.prediction import Prediction
+from polyadapt.signature import DEFAULT_METRICS
 
 Statistics = Callable[[Sequence[Prediction], Sequence[str]], np.ndarray]
 
@@ -56,9 +57,9 @@ def default_metric(task: str) -> str:
     Raises:
         UserError: the task has none of its own.
     """
-    if task not in DEFAULTS:
+    if task not in DEFAULT_METRICS:
         raise UserError(f"task {task!r} has no metric of its own; name one of {', '.join(METRICS)}")
-    return DEFAULTS[task]
+    return DEFAULT_METRICS[task]
 
 
 def confusion(predictions: Sequence[Prediction], labels: Sequence[str]) -> np.ndarray:
@@ -114,6 +115,9 @@ def _macro_f1(sums: np.ndarray) -> np.ndarray:
 def _squared_error(predictions: Sequence[Prediction], labels: Sequence[str]) -> np.ndarray:
     rows = []
     for prediction in predictions:
+        if "squared_error" in prediction.numbers:
+            rows.append([prediction.numbers["squared_error"], prediction.numbers["values"]])
+            continue
         if not isinstance(prediction.truth, tuple) or not isinstance(prediction.answer, tuple) or len(prediction.truth) != len(prediction.answer):
             raise UserError(f"example {prediction.id!r}: mean squared error needs as many numbers as the target has, found {prediction.answer!r} for {prediction.truth!r}")
         difference = np.subtract(prediction.answer, prediction.truth, dtype=np.float64)
@@ -180,5 +184,3 @@ METRICS: dict[str, Metric] = {
         Metric("divergence", "divergence of recordings from their texts (nats a frame)", _numbers("divergence", "rows"), _ratio, is_better_higher=False),
     )
 }
-
-DEFAULTS = {"classification": "accuracy", "ctc": "cer", "transcription": "wer", "causal-lm": "perplexity", "seq2seq-lm": "perplexity", "control": "mse", "synthesis": "divergence"}

@@ -10,9 +10,10 @@ import torch
 
 from polyadapt.data.dataset import Dataset, Example
 from polyadapt.errors import UserError
+from polyadapt.evaluation.pairs import denoise, match
 from polyadapt.evaluation.prediction import Prediction, Predictor
 from polyadapt.model import Model
-from polyadapt.training.texts import join, vocabulary_of
+from polyadapt.training.texts import join, spelled, vocabulary_of
 from polyadapt_runtime.ctc import read_frames
 from polyadapt_runtime.errors import InputError
 
@@ -35,7 +36,8 @@ def predict(model: Model, dataset: Dataset, batch_size: int = 32, beams: int = 1
 
     Args:
         model: with whatever is attached to it at this moment.
-        dataset: examples with labels (`classification`), a target text (`causal-lm`, `ctc`) or target numbers (`control`).
+        dataset: examples with labels (`classification`), a target text (`causal-lm`, `ctc`), target numbers (`control`), captions
+            (`image-text`) or the inputs beside a clean sample (`denoising`).
         batch_size: examples that are run at once. Inputs of different lengths only share a batch where a mask hides
             what was filled up.
         beams: texts that a search over the frames of task `ctc` follows; 1 takes the best path.
@@ -47,7 +49,14 @@ def predict(model: Model, dataset: Dataset, batch_size: int = 32, beams: int = 1
     def transcribe(model: Model, dataset: Dataset, batch_size: int) -> list[Prediction]:
         return _transcribe(model, dataset, beams)
 
-    ways: dict[str, Callable[[Model, Dataset, int], list[Prediction]]] = {"classification": _classify, "causal-lm": _score_targets, "ctc": transcribe, "control": _regress}
+    ways: dict[str, Callable[[Model, Dataset, int], list[Prediction]]] = {
+        "classification": _classify,
+        "causal-lm": _score_targets,
+        "ctc": transcribe,
+        "control": _regress,
+        "image-text": match,
+        "denoising": denoise,
+    }
     kind = model.task.kind
     if kind not in ways:
         raise UserError(f"task {kind!r} has no plain prediction (known: {', '.join(ways)}); its domain's plugin brings a predictor")
@@ -174,7 +183,8 @@ def _transcribe(model: Model, dataset: Dataset, beams: int) -> list[Prediction]:
         logits = _output(model, [example], "logits")[0]  # (frames, V)
         if len(vocabulary) != logits.shape[-1]:
             raise UserError(f"the model scores {logits.shape[-1]} symbols, and its task names {len(vocabulary)}; name the whole vocabulary as the task's labels")
-        predictions.append(Prediction(example.id, example.text, read_frames(logits, vocabulary, blank, model.task.separator, beams)))
+        truth = spelled(example.text, vocabulary, model.task.separator)
+        predictions.append(Prediction(example.id, truth, read_frames(logits, vocabulary, blank, model.task.separator, beams)))
     return predictions
 
 

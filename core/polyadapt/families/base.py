@@ -145,6 +145,14 @@ class Family:
         """
         raise self._missing("cached_forward")
 
+    def positions(self, backbone: nn.Module) -> int | None:
+        """Tokens of a text that learned positions can number, its beginning among them; None where positions are relative or there is no text."""
+        return None
+
+    def longest_s(self, backbone: nn.Module) -> float | None:
+        """Seconds of sound that learned positions can number; None where any length is taken, or the front makes every length the same."""
+        return None
+
     def cache_shape(self, backbone: nn.Module) -> tuple[int, int, int]:
         """(blocks, key/value heads, head size) of the caches of `cached_forward`."""
         raise self._missing("cache_shape")

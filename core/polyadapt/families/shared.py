@@ -100,11 +100,18 @@ def linear_head(layer: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
     return weight, weight.new_zeros(weight.shape[1]) if layer.bias is None else layer.bias.detach()
 
 
-def convolutions(backbone: nn.Module) -> list[list[int]]:
-    """Geometry of every 2-D convolution in order: inputs, outputs, kernel, strides, groups, dilation."""
+def convolutions(backbone: nn.Module) -> list[list[int | str]]:
+    """Geometry of every 2-D convolution in order: class (which may pad by the input's size), inputs, outputs, kernel, strides, padding, groups, dilation."""
     return [
-        [layer.in_channels, layer.out_channels, *layer.kernel_size, *layer.stride, layer.groups, *layer.dilation] for layer in backbone.modules() if isinstance(layer, nn.Conv2d)
+        [type(layer).__name__, layer.in_channels, layer.out_channels, *layer.kernel_size, *layer.stride, str(layer.padding), layer.groups, *layer.dilation]
+        for layer in backbone.modules()
+        if isinstance(layer, nn.Conv2d)
     ]
+
+
+def norm_epsilons(backbone: nn.Module) -> list[float]:
+    """What batch norms add to variances, each value once."""
+    return sorted({float(layer.eps) for layer in backbone.modules() if isinstance(layer, nn.BatchNorm2d)})
 
 
 def picture_size(backbone: Any) -> tuple[int, int, int]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pluggy
@@ -95,6 +96,20 @@ class Calls:
             if is_bundle_error(error):
                 raise UserError(str(error)) from error
             raise self._blame(hook, owners[0] if owners else None, error) from error
+
+    @contextlib.contextmanager
+    def blaming(self, owner: Plugin, what: str) -> Iterator[None]:
+        """What a plugin raises within the block is its failure, but for what it raised on purpose and for files that cannot be read."""
+        try:
+            yield
+        except PolyadaptError:
+            raise
+        except OSError as error:
+            raise UserError(f"{what}: {error.strerror or error}; check the path and the rights to read it") from error
+        except Exception as error:
+            if is_bundle_error(error):
+                raise UserError(str(error)) from error
+            raise PluginError(f"plugin {owner.described} failed in {what}: {type(error).__name__}: {error}") from error
 
     def event(self, event: Event) -> None:
         """Tell every plugin. One that raises is logged once and does not stop the others."""

@@ -39,7 +39,7 @@ class Defaults:
         from polyadapt.training import fit
 
         loaded = load_method(self._registry.methods.get(method).card)
-        return fit(model, loaded, options.method, data, options.settings, options.emit, options.directory, options.resume)
+        return fit(model, loaded, options.options, data, options.settings, options.emit, options.directory, options.resume)
 
     @hookimpl(trylast=True)
     def polyadapt_infer(self, model: Model, inputs: list[Any], artifact: Artifact | None, options: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from polyadapt.errors import PluginError, PolyadaptError, UserError, nearest
 from polyadapt.hookspecs import AdaptOptions, Event
 from polyadapt.host import discovery
+from polyadapt.host.artifacts import chosen_of, restored, separated, spread
 from polyadapt.host.calls import Calls
 from polyadapt.host.defaults import Defaults
 from polyadapt.host.plugin import Plugin
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import click
 
     from polyadapt.artifact import Artifact
+    from polyadapt.data.dataset import Dataset
+    from polyadapt.methods.separated import Separated
     from polyadapt.model import Model
 
 
@@ -69,7 +72,7 @@ class Host:
         return list(self._plugins)
 
     def load(self, reference: str, options: Mapping[str, Any] | None = None) -> Model:
-        """Load a model by its reference; the part behind `?` gives options too.
+        """Load a model by its reference; the part behind `?` gives options too, and `options` win over it.
 
         Raises:
             UserError: nobody knows the reference, or an option does not fit.
@@ -78,8 +81,20 @@ class Host:
         claim = self.registry.model(reference)
         parsed = parse_reference(reference)
         validated = read_options(claim.card.options, {**parsed.options, **(options or {})}, f"model {parsed.base!r}")
-        model: Model = self._calls.owner("polyadapt_load_model", claim.plugin, reference=parsed.base, options=validated)
-        return model
+        return cast("Model", self._calls.owner("polyadapt_load_model", claim.plugin, reference=parsed.base, options=validated))
+
+    def open_dataset(self, uri: str, options: Mapping[str, Any] | None = None) -> Dataset:
+        """Read a data set by its URI; the part behind `?` gives options too.
+
+        Raises:
+            UserError: nobody reads the scheme, an option does not fit, a row is broken (with file and line), or a file cannot be read.
+            PluginError: its owner failed.
+        """
+        from polyadapt.data.dataset import open_data
+
+        claim = self.registry.reader(uri)
+        with self._calls.blaming(claim.plugin, f"reading {uri[:80]!r}"):
+            return open_data(uri, {claim.card.scheme: claim.card}, options)
 
     def adapt(self, model: Model, method: str, data: Any, options: AdaptOptions) -> Artifact:
         """Adapt a model by a registered method; `options.emit` and every plugin hear the events.
@@ -94,8 +109,7 @@ class Host:
             options.emit(event)
             self.event(event)
 
-        artifact: Artifact = self._calls.owner("polyadapt_adapt", claim.plugin, model=model, method=method, data=data, options=replace(options, emit=emit))
-        return artifact
+        return cast("Artifact", self._calls.owner("polyadapt_adapt", claim.plugin, model=model, method=method, data=data, options=replace(options, emit=emit)))
 
     def infer(self, model: Model, inputs: list[Any], artifact: Artifact | None = None, options: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """One answer for each raw input.
@@ -104,6 +118,8 @@ class Host:
             UserError: an input does not fit the model, or the artifact belongs to another base.
             PluginError: the owner failed.
         """
+        if apart := self.separated(model, artifact):
+            return self.infer(apart.base, inputs, *chosen_of(apart, options or {}))
         owners = self._inference_owners(model, artifact)
         artifact = None if artifact is None else self.restore(artifact)
         answers: list[dict[str, Any]] = self._calls.owners("polyadapt_infer", owners, model=model, inputs=inputs, artifact=artifact, options=dict(options or {}))
@@ -125,6 +141,7 @@ class Host:
         if target not in targets:
             raise UserError(f"unknown export target {target!r}{nearest(target, targets)}")
         owner = targets[target]
+        model, artifacts = spread(self.registry, model, artifacts)
         whole = {name: self.restore(artifact) for name, artifact in artifacts.items()}
         bundle = self._calls.owner("polyadapt_export", owner, model=model, artifacts=whole, target=target, directory=Path(directory), options=dict(options or {}))
         if bundle is None:
@@ -132,17 +149,12 @@ class Host:
         return bundle
 
     def restore(self, artifact: Artifact) -> Artifact:
-        """An artifact that was read from a file, ready to be attached: its method rebuilds modules of its own, if it has any.
+        """An artifact that was read from a file, ready to be attached: its method rebuilds modules of its own, if it has any."""
+        return restored(self.registry, artifact)
 
-        Raises:
-            UserError: nobody registered the method, or the tensors are not those of its modules.
-            PluginError: the method failed.
-        """
-        if all(edit.kind != "module" or edit.structure is not None for edit in artifact.edits):
-            return artifact
-        from polyadapt.methods.base import load_method
-
-        return load_method(self.registry.methods.get(artifact.method).card).restored(artifact)
+    def separated(self, model: Model, artifact: Artifact | None) -> Separated | None:
+        """What an artifact that holds several, such as a language each, comes to on a model; None for any other."""
+        return separated(self.registry, model, artifact)
 
     def targets(self) -> dict[str, Plugin]:
         """Export targets with the plugins that own them."""

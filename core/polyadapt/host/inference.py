@@ -10,8 +10,12 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from polyadapt.edits.attach import HOLDER
+from polyadapt.edits.streams import prompted
+from polyadapt.errors import UserError
 from polyadapt.options import DrawingOptions, read_options
 from polyadapt.training.texts import vocabulary_of
+from polyadapt_runtime.generate import TEXT_TOKENS, WINDOW_TOKENS, warn_of_limit
 from polyadapt_runtime.postprocess import interpret
 from polyadapt_runtime.sampling import Rules
 
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from polyadapt.model import Model
 
 NAME = "inference"
+WRITTEN = ("causal-lm", "seq2seq-lm", "transcription")
 
 
 class InferOptions(DrawingOptions):
@@ -28,7 +33,7 @@ class InferOptions(DrawingOptions):
     batch_size: int = Field(32, ge=1, description="inputs that run at once")
     top: int = Field(5, ge=1, description="classes that are named")
     beams: int = Field(1, ge=1, description="texts that a search over the frames of a ctc model follows; 1 takes the best path")
-    maximum_new_tokens: int = Field(64, ge=1, description="most tokens of a generated text")
+    maximum_new_tokens: int | None = Field(None, ge=1, description="most tokens of a generated text; by default 224 of a recording's and 64 of any other")
 
 
 @contextlib.contextmanager
@@ -42,7 +47,7 @@ def adapted(model: Model, artifact: Artifact | None) -> Iterator[Model]:
     model.module.eval()
     try:
         if artifact is None:
-            yield model
+            yield _named(model)
             return
         before = getattr(model.module, "polyadapt", None)
         active = before.active if before is not None else ()
@@ -60,6 +65,14 @@ def adapted(model: Model, artifact: Artifact | None) -> Iterator[Model]:
             module.training = was_training
 
 
+def _named(model: Model) -> Model:
+    """The model with the classes of an artifact whose head is attached and active, where there is one: its scores are of those."""
+    attachments = getattr(model.module, HOLDER, None)
+    forms = [] if attachments is None else [attachments.forms[name] for name in attachments.active]
+    labels = next((form.labels for form in reversed(forms) if form.labels and any(edit.kind == "prototypes" for edit in form.edits())), ())
+    return model.with_labels(labels) if labels and model.task.kind == "classification" else model
+
+
 def answer(model: Model, inputs: list[Any], artifact: Artifact | None, options: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One answer for each input.
 
@@ -70,8 +83,9 @@ def answer(model: Model, inputs: list[Any], artifact: Artifact | None, options: 
         UserError: an option, the artifact or an input does not fit.
     """
     chosen = read_options(InferOptions, options, "infer")
+    _refuse_unused(chosen, model.task.kind)
     with adapted(model, artifact) as active, torch.inference_mode():
-        if active.task.kind in ("causal-lm", "seq2seq-lm", "transcription"):
+        if active.task.kind in WRITTEN:
             return [{"text": _generate(active, raw, chosen)} for raw in inputs]
         answers: list[dict[str, Any]] = []
         # Sounds carry no mask: a clip beside a longer one would be filled up with silence and answered otherwise.
@@ -80,6 +94,20 @@ def answer(model: Model, inputs: list[Any], artifact: Artifact | None, options: 
             for row in _forward(active, inputs[start : start + size]):
                 answers.append(_read(active, row, chosen))
         return answers
+
+
+def _refuse_unused(options: InferOptions, kind: str) -> None:
+    """Refuse what a task of this kind has no use for.
+
+    Raises:
+        UserError: naming the option.
+    """
+    own = {"classification": ("top",), "ctc": ("beams",), **dict.fromkeys(WRITTEN, (*DrawingOptions.model_fields, "maximum_new_tokens"))}
+    used = ("batch_size", *own.get(kind, ()))
+    for name, field in InferOptions.model_fields.items():
+        if name not in used and getattr(options, name) != field.default:
+            further = "; a bundle of it searches (bundle.generate)" if name == "beams" and kind in WRITTEN else "; leave it out"
+            raise UserError(f"task {kind!r} has no use for option {name!r}{further}")
 
 
 def _forward(model: Model, raws: list[Any]) -> list[dict[str, np.ndarray]]:
@@ -109,7 +137,13 @@ def _generate(model: Model, raw: Any, options: InferOptions) -> str | list[int]:
         The new text, or the new token ids where the model came without a tokenizer.
     """
     is_causal = model.task.kind == "causal-lm"
-    inputs = _tensors(model, model.processor.collate([model.processor(raw)]))
+    if is_causal and isinstance(raw, str) and model.processor.text is not None:
+        # A text goes on behind its end, so a prompt is not cut, as it is not in a bundle.
+        ids = np.array(model.processor.text.encode(raw, cut=False)[:1], dtype=np.int64)  # (1, tokens)
+        given = {"ids": ids, "mask": np.ones_like(ids)}
+        inputs = _tensors(model, {place: given[role] for role, place in model.processor.spec["inputs"].items() if place and role in given})
+    else:
+        inputs = _tensors(model, model.processor.collate([model.processor(raw)]))
     name = "input_ids" if is_causal else "decoder_input_ids"
     settings = model.generation
     if not is_causal:
@@ -119,7 +153,9 @@ def _generate(model: Model, raw: Any, options: InferOptions) -> str | list[int]:
     sampling = options.sampling()
     rules = Rules.of(settings, sampling)
     made: list[int] = []
-    for step in range(options.maximum_new_tokens):
+    usual = WINDOW_TOKENS if model.task.kind == "transcription" else TEXT_TOKENS
+    limit = _room(model, inputs[name].shape[1], options.maximum_new_tokens or usual)
+    for step in range(limit):
         scores = model.module(**inputs)["logits"][0, -1].float().cpu().numpy()  # (vocabulary,)
         token = sampling.pick(rules.apply(scores, inputs[name][0].tolist(), step == 0), generator)
         if token in ends:
@@ -128,8 +164,28 @@ def _generate(model: Model, raw: Any, options: InferOptions) -> str | list[int]:
         inputs[name] = torch.cat([inputs[name], inputs[name].new_tensor([[token]])], dim=1)  # (1, tokens + 1)
         if is_causal and "attention_mask" in inputs:
             inputs["attention_mask"] = torch.ones_like(inputs[name])
+    else:
+        if options.maximum_new_tokens is None or limit < options.maximum_new_tokens or not is_causal:
+            warn_of_limit(limit)
     reader = _reader(model)
     return reader.decode(made) if reader is not None and reader.has_tokenizer else made
+
+
+def _room(model: Model, prompt: int, wanted: int) -> int:
+    """Tokens that may follow a prompt: as many as are wanted, or as the model's positions number.
+
+    Raises:
+        UserError: there is room for none.
+    """
+    held = model.family.positions(model.backbone)
+    if held is None:
+        return wanted
+    attachments = getattr(model.module, HOLDER, None)
+    learned = 0 if attachments is None else prompted(edit for name in attachments.active for edit in attachments.forms[name].edits() if not model.family.encodes(edit.site))
+    if held - learned - prompt < 1:
+        beside = f" beside {learned} learned ones" if learned else ""
+        raise UserError(f"the prompt takes {prompt} tokens, and {model.reference} holds {held}{beside} with what it writes; shorten it")
+    return min(wanted, held - learned - prompt)
 
 
 def _reader(model: Model) -> Any:

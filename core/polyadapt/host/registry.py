@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, get_type_hints
 
-from polyadapt.data.card import ReaderCard
+from polyadapt.data.card import ReaderCard, scheme_of
 from polyadapt.errors import PluginError, UserError, nearest, unknown
 from polyadapt.families.card import FamilyCard
 from polyadapt.host.fields import check_fields
@@ -70,6 +70,9 @@ class Table(Generic[CardT]):
 
     def __contains__(self, name: str) -> bool:
         return name in self._claims
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._claims)
 
     def get(self, name: str) -> Claim[CardT]:
         """The card of an id, with its owner.
@@ -136,7 +139,4 @@ class Registry:
             UserError: nobody registered it, or it is no URI.
             PluginError: more than one plugin did.
         """
-        scheme, colon, _ = uri.partition(":")
-        if not colon:
-            raise UserError(f"data {uri!r} has no scheme; write for instance 'folder:{uri}'; schemes: {', '.join(self.readers.ids()) or 'none'}")
-        return self.readers.get(uri if uri in self.readers else scheme)
+        return self.readers.get(scheme_of(uri, self.readers))

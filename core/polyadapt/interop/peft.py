@@ -27,6 +27,10 @@ from polyadapt.tensors import load_tensors, save_tensors
 
 PREFIX = "base_model.model."
 METHODS = {"LORA": "lora", "IA3": "ia3"}
+REPLACED = ("pissa", "corda", "olora", "loftq", "lora_ga")
+"""Ways to start, by which PEFT takes a part of the base's weights into the factors and leaves the rest as the base."""
+FURTHER = ("alora_invocation_tokens", "layer_replication", "use_qalora", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config")
+"""Settings that make of LoRA something else in the forward pass."""
 
 
 def read_peft(directory: Path | str, model: Model) -> Artifact:
@@ -60,17 +64,19 @@ def write_peft(artifact: Artifact, model: Model, directory: Path | str) -> Path:
     """Write an artifact as a checkpoint that PEFT loads onto the same transformers model.
 
     Raises:
-        UserError: the artifact holds edits that PEFT has no form for.
+        UserError: the artifact holds no edits, or such that PEFT has no form for.
     """
     artifact.check_base(model.base_id, model.reference)
     kinds = {edit.kind for edit in artifact.edits}
-    if kinds <= {"lowrank"} or (kinds <= {"lowrank", "scale", "shift"} and artifact.method == "dora"):
+    if not kinds:
+        raise UserError(f"this {artifact.method} artifact holds no edits, so there is nothing for PEFT to load; give an artifact of LoRA, DoRA or (IA)3")
+    if "lowrank" in kinds and kinds <= ({"lowrank", "scale", "shift"} if artifact.method == "dora" else {"lowrank"}):
         tensors, config = _lora_checkpoint(artifact, model)
     elif kinds == {"scale"}:
         tensors, config = _ia3_checkpoint(artifact, model)
     else:
         raise UserError(f"PEFT has no form for edits of kind {', '.join(sorted(kinds))}; LoRA, DoRA and (IA)3 can be written")
-    with replacing_directory(Path(directory)) as staging:
+    with replacing_directory(Path(directory), "adapter_config.json") as staging:
         save_tensors(staging / "adapter_model.safetensors", tensors, {"format": "pt"})
         write_json(staging / "adapter_config.json", {"base_model_name_or_path": None, "inference_mode": True, "task_type": None, **config})
     return Path(directory)
@@ -123,6 +129,7 @@ def _config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder}: PEFT type {kind!r}; {', '.join(METHODS)} can be read")
     if kind == "LORA" and not _is_number(config.get("lora_alpha")):
         raise UserError(f"{path}: lora_alpha is {config.get('lora_alpha')!r}, expected a number; copy the checkpoint again")
+    _refuse_more_than_factors(config, path)
     patterns = config.get("alpha_pattern") or {}
     if not isinstance(patterns, dict) or not all(_is_number(value) for value in patterns.values()):
         raise UserError(f"{path}: alpha_pattern is {patterns!r}, expected numbers by module; copy the checkpoint again")
@@ -130,6 +137,23 @@ def _config(folder: Path) -> dict[str, Any]:
     if not isinstance(feedforward, str) and not (isinstance(feedforward, list) and all(isinstance(name, str) for name in feedforward)):
         raise UserError(f"{path}: feedforward_modules is {feedforward!r}, expected names or one pattern; copy the checkpoint again")
     return config
+
+
+def _refuse_more_than_factors(config: Mapping[str, Any], path: Path) -> None:
+    """Refuse adapters that are more, or are meant for another base, than W + B A says.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(REPLACED):
+        raise UserError(
+            f"{path}: init_lora_weights is {start!r}, so these factors go with a base whose weights PEFT changed as well; "
+            "save the adapter with path_initial_model_for_weight_conversion, which makes it one of the base as it was"
+        )
+    for name in FURTHER:
+        if config.get(name):
+            raise UserError(f"{path}: {name} is set, which no edit of ours stands for; LoRA, DoRA and (IA)3 as such can be read")
 
 
 def _is_number(value: Any) -> bool:

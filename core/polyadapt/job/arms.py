@@ -24,7 +24,9 @@ from polyadapt.job.directory import EventLog, RunDirectory, clear
 from polyadapt.model import Model
 from polyadapt.recipe import Recipe
 from polyadapt.report.result import ArmResult
+from polyadapt.training import TrainingData
 from polyadapt.training.processes import Processes
+from polyadapt.training.reading import read_by_one
 
 PLAIN = ("frozen", "majority", "mean")
 """Baselines that are no methods."""
@@ -137,6 +139,7 @@ class Bench:
             method=arm.method,
             role=arm.role,
             options=dict(artifact.options),
+            train={**self.recipe.train, **arm.train},
             trainable_parameters=int(started.get("parameters", 0)),
             artifact_bytes=artifact.size_bytes,
             seconds=float(finished.get("seconds", 0.0)),
@@ -156,7 +159,10 @@ class Bench:
     def _plain(self, arm: Arm) -> ArmResult:
         began = time.perf_counter()
         if arm.method == "frozen":
-            found = api.evaluate(self.model, self.parts.test, metrics=self.metrics, seed=self._seed, host=self.host)
+            model = self.model
+            if model.task.kind == "synthesis":  # the voice of those who train the arms, and not of what is measured
+                model = read_by_one(model, TrainingData(self.parts.train), is_checked=False)[0]
+            found = api.evaluate(model, self.parts.test, metrics=self.metrics, seed=self._seed, host=self.host)
         else:
             predictor = majority(self.parts.train) if arm.method == "majority" else mean(self.parts.train)
             found = evaluate(predictor, self.parts.test, self.metrics, generator=np.random.default_rng(self._seed))

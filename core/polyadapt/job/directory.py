@@ -3,6 +3,7 @@
 recipe.json         what was asked, with its digest, and the hash of the data
 artifacts/<arm>/    finished artifacts of arms
 work/<name>/        events, checkpoints, predictions and, for baselines, the artifact
+work/exported.json  what of the recipe the bundle was made by
 bundle/             what was exported (or as the recipe calls it)
 report.html  report.json
 """
@@ -48,6 +49,11 @@ class RunDirectory:
         """Written last: an arm with a result is finished."""
         return self.work(name) / "result.json"
 
+    @property
+    def exported(self) -> Path:
+        """Written when a bundle is there: by what section of the recipe."""
+        return self.root / "work" / "exported.json"
+
     def events(self, name: str) -> Path:
         """One event a line."""
         return self.work(name) / "events.jsonl"
@@ -66,6 +72,7 @@ def open_directory(root: Path, recipe: Recipe, data_hash: str, resume: bool) -> 
         UserError: it holds something already and `resume` was not asked for, or it belongs to another recipe, or to other data.
     """
     directory = RunDirectory(root)
+    asked = {"format": 1, "digest": recipe.digest, "data": data_hash, "recipe": recipe.model_dump(mode="json")}
     if directory.recipe.is_file():
         found = read_json(directory.recipe, "run")
         if found.get("digest") != recipe.digest:
@@ -77,10 +84,13 @@ def open_directory(root: Path, recipe: Recipe, data_hash: str, resume: bool) -> 
             )
         if not resume:
             raise UserError(f"{root} holds this run already; --resume goes on where it stopped, or give another --out")
+        write_json(directory.recipe, asked)  # its name and its export may have changed
+    elif root.exists() and not root.is_dir():
+        raise UserError(f"{root} is a file; give the folder of a run, or one that is not there yet")
     elif root.exists() and any(root.iterdir()):
         raise UserError(f"{root} is not empty and holds no run; give another --out")
     else:
-        write_json(directory.recipe, {"format": 1, "digest": recipe.digest, "data": data_hash, "recipe": recipe.model_dump(mode="json")})
+        write_json(directory.recipe, asked)
     return directory
 
 

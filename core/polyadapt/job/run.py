@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from polyadapt import api
 from polyadapt.data.dataset import Dataset
 from polyadapt.data.split import Parts, split_data
 from polyadapt.errors import ExportError, UserError, unknown
 from polyadapt.evaluation.evaluation import Evaluation, compare
 from polyadapt.evaluation.interval import Comparison
 from polyadapt.evaluation.metrics import default_metric, metric
+from polyadapt.files import read_json, write_json
 from polyadapt.hookspecs import Event
 from polyadapt.host import Host
 from polyadapt.job.arms import Arm, Bench, arms_of
@@ -30,6 +30,7 @@ from polyadapt.report import ArmResult, RunResult, write_report
 from polyadapt.report.examples import pick_examples
 from polyadapt.training.processes import find_processes
 from polyadapt.training.settings import TrainSettings
+from polyadapt_runtime.fields import OWN_CASES
 
 LIBRARIES = ("polyadapt", "torch", "timm", "transformers", "torchaudio", "diffusers", "onnx", "onnxruntime", "numpy")
 LATENCY_CALLS = 10
@@ -70,7 +71,7 @@ def prepare(recipe: Recipe, host: Host, allow_download: bool = False, has_export
     if has_export and recipe.export is not None:
         _check_export(recipe, recipe.export, host)
     model = host.load(recipe.model.reference, model_options(recipe, host, allow_download))
-    dataset = api.open_dataset(recipe.data.uri, data_options(recipe.data, host), host=host)
+    dataset = host.open_dataset(recipe.data.uri, data_options(recipe.data, host))
     parts = split_data(dataset, {"seed": recipe.seed, **recipe.data.split}, not model.task.transcribes)
     metrics = recipe.evaluate.metrics or (model.task.metric or default_metric(model.task.kind),)
     return Prepared(model, dataset, parts, tuple(arms_of(recipe, model, dataset, host)), metrics)
@@ -87,6 +88,8 @@ def _check_export(recipe: Recipe, section: ExportSection, host: Host) -> None:
         raise unknown("export target", section.target, targets)
     arms = [arm for arm in recipe.arm if arm.role == "arm"]
     for arm in arms:
+        if arm.name in OWN_CASES:
+            raise UserError(f"recipe [export]: a bundle calls a case of its own proof {arm.name!r}, so no arm of it can be called that; rename the arm")
         forms = host.registry.methods.get(arm.method).card.exports
         if section.form not in forms:
             found, remedy = (f"as {' or '.join(forms)} only", f"set form = {forms[0]!r}, ") if forms else ("into no graph", "")
@@ -138,12 +141,11 @@ def run_recipe(
     if not processes.is_main:
         bench.follow(processes)
         return None
-    results = bench.lead(processes)
-    bundle = None
+    result = describe(recipe, prepared, bench.lead(processes), examples)
+    write_report(result, root, examples)  # before the export, which may fail
     if has_export and recipe.export is not None:
-        bundle = _export(bench, prepared)
-    result = describe(recipe, prepared, results, bundle, examples)
-    write_report(result, root, examples)
+        result = replace(result, bundle=_export(bench, prepared))
+        write_report(result, root, examples)
     return result
 
 
@@ -163,8 +165,8 @@ def data_options(section: DataSection, host: Host) -> dict[str, Any]:
     return {**section.options, **({"columns": section.columns} if section.columns else {})}
 
 
-def describe(recipe: Recipe, prepared: Prepared, results: list[ArmResult], bundle: Mapping[str, Any] | None, examples: bool) -> RunResult:
-    """Everything a report shows."""
+def describe(recipe: Recipe, prepared: Prepared, results: list[ArmResult], examples: bool) -> RunResult:
+    """Everything a report shows but the bundle."""
     model, parts = prepared.model, prepared.parts
     evaluations = {result.name: result.evaluation for result in results if isinstance(result.evaluation, Evaluation)}
     return RunResult(
@@ -174,10 +176,9 @@ def describe(recipe: Recipe, prepared: Prepared, results: list[ArmResult], bundl
         base_id=model.base_id,
         task=model.task.kind,
         base_parameters=sum(parameter.numel() for parameter in model.backbone.parameters()),
-        data={"uri": recipe.data.uri, "hash": prepared.dataset.hash, **parts.to_dict()},
+        data={"uri": recipe.data.uri, "options": dict(recipe.data.options), "hash": prepared.dataset.hash, **parts.to_dict()},
         arms=results,
         comparisons=comparisons(results, recipe.seed),
-        bundle=bundle,
         versions=_versions(),
         seed=recipe.seed,
         examples=pick_examples(parts.test, evaluations) if examples else (),
@@ -205,13 +206,22 @@ def _export(bench: Bench, prepared: Prepared) -> dict[str, Any]:
     assert section is not None
     target = bench.directory.root / section.directory
     arms = [arm for arm in prepared.arms if arm.role == "arm"]
-    if not (bench.resume and (target / "manifest.json").is_file()):
+    made_by = section.model_dump(mode="json")
+    is_there = bench.resume and (target / "manifest.json").is_file() and bench.directory.exported.is_file()
+    if not (is_there and read_json(bench.directory.exported, "run") == made_by):
         bench.announce({"kind": "export", "state": "started", "form": section.form})
         artifacts = {arm.name: bench.artifact(arm) for arm in arms}
         options: dict[str, Any] = {"form": section.form, **section.options}
         if options.get("variants"):
-            options["evaluate"] = bundle_evaluator(bench.model, bench.metrics, tuple(artifacts), section.form, prepared.parts.test)
+            single = tuple(name for name, artifact in artifacts.items() if bench.host.separated(bench.model, artifact) is None)
+            options["evaluate"] = bundle_evaluator(bench.model, bench.metrics, single, section.form, prepared.parts.test)
         bench.host.export(bench.model, artifacts, target, section.target, options)
+        if not (target / "manifest.json").is_file():
+            raise UserError(
+                f"recipe [export]: target {section.target!r} writes no bundle that a run could prove and measure ({target} has no manifest.json); "
+                f"leave [export] out and go on with --resume, then export the run's artifacts by polyadapt export --target {section.target}"
+            )
+        write_json(bench.directory.exported, made_by)
     opened = Bundle(target, device="cpu")
     proof = opened.selftest()
     if not proof.ok:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from polyadapt.api.measure import truth_of
-from polyadapt.data.dataset import Dataset
+from polyadapt.api.measure import DECODED, truth_of
+from polyadapt.data.dataset import Dataset, Example
 from polyadapt.evaluation.evaluation import evaluate
 from polyadapt.evaluation.prediction import Answer, Prediction, Predictor
 from polyadapt.job.likelihood import scoring
 from polyadapt.model import Model
+from polyadapt.training.texts import spelled
+from polyadapt_runtime.generate import WINDOW_TOKENS
+
+if TYPE_CHECKING:
+    from polyadapt_runtime import Bundle
 
 TASKS: dict[str, tuple[str, ...]] = {
     "classification": ("accuracy", "macro-f1"),
@@ -61,10 +66,23 @@ def bundle_evaluator(model: Model, metrics: Sequence[str], arms: Sequence[str], 
     return run
 
 
-def _predictor(bundle: Any, artifact: str | None) -> Predictor:
+def _predictor(bundle: Bundle, artifact: str | None) -> Predictor:
+    kind, spec = bundle.manifest.task, {**bundle.manifest.details, **bundle.manifest.postprocess}
+    vocabulary = (bundle.artifacts()[artifact].labels if artifact else ()) or bundle.manifest.labels or tuple(spec.get("vocabulary") or ())
+
+    def right(example: Example) -> Answer:
+        truth = truth_of(example, kind)
+        return spelled(truth, vocabulary, spec.get("separator")) if kind == "ctc" and isinstance(truth, str) else truth
+
+    def answers(raws: list[Any]) -> Sequence[Any]:
+        if kind in DECODED:
+            return [bundle.generate(raw, WINDOW_TOKENS, artifact) for raw in raws]
+        found: Sequence[Any] = bundle(raws, artifact)
+        return found
+
     def predict(dataset: Dataset) -> list[Prediction]:
-        answers = bundle([example.raw for example in dataset], artifact)
-        return [Prediction(example.id, truth_of(example), _said(answer)) for example, answer in zip(dataset, answers, strict=True)]
+        said = answers([example.raw for example in dataset])
+        return [Prediction(example.id, right(example), _said(answer)) for example, answer in zip(dataset, said, strict=True)]
 
     return predict
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,9 +21,10 @@ from polyadapt.edits.kinds.module import structure_of
 from polyadapt.errors import PluginError, UserError
 from polyadapt.methods.card import MethodCard
 from polyadapt.methods.head import HeadForm
+from polyadapt.methods.separated import Separated
 from polyadapt.model import Model
 from polyadapt.options import read_options
-from polyadapt.sites import OpPort
+from polyadapt.sites import OpPort, matches
 
 
 class Method:
@@ -44,7 +45,8 @@ class Method:
         form = self.form(model, options, generator)
         if model.ports.head is None or not model.task.labels:
             return form
-        head = HeadForm(model.ports.head.in_features, len(model.task.labels), getattr(options, "head", "linear"), generator)
+        own = model.module.head if model.task.labels == model.own_labels else None
+        head = HeadForm(model.ports.head.in_features, len(model.task.labels), getattr(options, "head", "linear"), generator, own)
         return Composite([form, head])
 
     def structure(self, edit: Edit, options: Any) -> nn.Module:
@@ -54,6 +56,10 @@ class Method:
         edit's own. Methods that make such edits implement it; no code or name from the file has a part in it.
         """
         raise PluginError(f"method {self.card.id!r} makes modules of its own and does not implement structure, so what it saved cannot be loaded")
+
+    def separated(self, artifact: Artifact, model: Model) -> Separated | None:
+        """What an artifact of several, such as a language each, comes to on a model; None for any other, which is used as it is. Asked where the card `separates`."""
+        return None
 
     def restored(self, artifact: Artifact) -> Artifact:
         """An artifact from a file with the live modules of its `module` edits; any other artifact as it is.
@@ -121,7 +127,6 @@ class Plan:
     slot_bytes: int
     identity_at_start: str
     trains_base: bool = False
-    notes: tuple[str, ...] = field(default_factory=tuple)
 
     @classmethod
     def of(cls, card: MethodCard, form: Form, model: Model) -> Plan:
@@ -179,6 +184,11 @@ def load_method(card: MethodCard) -> Method:
 def usual_sites(model: Model, given: Sequence[str], kind: str, usual: Sequence[str]) -> Sequence[str]:
     """The user's sites; else the family's default for this kind of edit; else the method's usual ones."""
     return given or model.family.card.default_sites.get(kind, usual)
+
+
+def present(model: Model, port: str, patterns: Sequence[str]) -> tuple[str, ...]:
+    """Those of a method's usual patterns that a model has sites for; all of them where it has none, so that the message names them."""
+    return tuple(pattern for pattern in patterns if any(matches(site, pattern) for site in model.ports.of(port))) or tuple(patterns)
 
 
 def select_ops(model: Model, patterns: Sequence[str], kinds: Sequence[str] = ("linear", "conv")) -> list[Any]:

@@ -28,6 +28,7 @@ class MethodCard:
     folds: whether `merged` leaves no extra operation in the graph.
     learning_rate, weight_decay: defaults of the common loop for this method.
     identity_at_start: empty when attaching changes nothing, else the reason why it does.
+    separates: column of the data by which an artifact that holds several, such as a language each, tells them apart; empty where none does.
     """
 
     id: str
@@ -44,5 +45,6 @@ class MethodCard:
     identity_at_start: str = ""
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
+    separates: str = ""
     notes: str = ""
     extra: dict[str, str] = field(default_factory=dict)

@@ -39,7 +39,7 @@ class Shown:
         text: of the example, shortened.
         data_uri: thumbnail or clip; empty when there is none or the budget is spent.
         values: heights of a small bar chart (waveform, vector).
-        answers: arm to `answer`, `is_correct` and `confidence` (None where it has none).
+        answers: arm to `answer`, `is_correct` (None for numbers) and `confidence` (None where it has none).
     """
 
     id: str
@@ -78,6 +78,8 @@ def pick_examples(dataset: Dataset, evaluations: Mapping[str, Evaluation], limit
 
 
 def _chosen(rows: Sequence[Sequence[Prediction]], limit: int) -> list[int]:
+    if any(isinstance(prediction.truth, tuple) for row in rows for prediction in row):
+        return _spread(range(len(rows)), limit)  # numbers are near or far, not right or wrong
     shares = [np.mean([prediction.is_correct for prediction in row]) for row in rows]
     sorts = [
         [index for index, share in enumerate(shares) if 0 < share < 1],
@@ -104,7 +106,7 @@ def _shown(example: Example, media: str, predictions: Mapping[str, Prediction]) 
     answers = {}
     for name, row in predictions.items():
         confidence = next(iter(row.scores.values()), None)
-        answers[name] = {"answer": _written(row), "is_correct": row.is_correct if row.answer is not None else None, "confidence": confidence}
+        answers[name] = {"answer": _written(row), "is_correct": row.is_correct if isinstance(row.answer, str) else None, "confidence": confidence}
     truth = _text(next(iter(predictions.values())).truth)
     base = Shown(example.id, media, truth, "", "", (), answers)
     try:

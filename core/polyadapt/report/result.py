@@ -29,6 +29,7 @@ class ArmResult:
         seconds: training time.
         curves: name to rows (step, value), for instance `train loss`.
         evaluation: on the test part; None when it was not evaluated.
+        train: settings of its training that the recipe gives.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ArmResult:
     seconds: float = 0.0
     curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
     evaluation: Evaluation | Mapping[str, Any] | None = None
+    train: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
@@ -48,7 +50,7 @@ class ArmResult:
     def to_dict(self, predictions: bool = True) -> dict[str, Any]:
         """As JSON; `predictions` keeps every example's id, truth and answer."""
         row = {name: getattr(self, name) for name in ("name", "method", "role", "trainable_parameters", "artifact_bytes", "seconds")}
-        row["options"] = dict(self.options)
+        row["options"], row["train"] = dict(self.options), dict(self.train)
         row["curves"] = {name: [[float(step), _number(value)] for step, value in points] for name, points in self.curves.items()}
         row["evaluation"] = _evaluation_dict(self.evaluation, predictions)
         return row
@@ -65,7 +67,7 @@ class RunResult:
         base_id: identity of its weights.
         task: kind of the task.
         base_parameters: values of the base, to which trained ones are compared; 0 when unknown.
-        data: `uri`, `hash`, and `parts` {name: {n, hash}}; `by` says how it was split.
+        data: `uri`, `options` of its reader, `hash`, and `parts` {name: {n, hash}}; `by` says how it was split.
         arms: methods and baselines.
         comparisons: paired differences.
         bundle: `path`, `parity` {ok, max_relative_error, tolerance} and `latency_ms`, when the run exported one.
@@ -119,6 +121,7 @@ class RunResult:
             raise UserError(f"this result has format {row['format']!r}, expected 1; write it again with this version")
         given = {key: value for key, value in row.items() if key != "format"}
         given["arms"] = [arm if isinstance(arm, ArmResult) else ArmResult(**arm) for arm in row.get("arms", ())]
+        given["comparisons"] = [value if isinstance(value, Comparison) else {name: _restored(item, name) for name, item in value.items()} for value in row.get("comparisons", ())]
         given["examples"] = [shown if isinstance(shown, Shown) else Shown(**shown) for shown in row.get("examples", ())]
         return cls(**given)
 
@@ -137,7 +140,7 @@ def _number(value: float | None) -> float:
 
 
 def _restored(value: Any, key: str) -> Any:
-    if key in ("value", "low", "high"):
+    if key in ("value", "low", "high", "difference", "wins"):
         return _number(value)
     if isinstance(value, Mapping) and key in ("interval", "others"):
         return {name: {part: _restored(item, part) for part, item in row.items()} if isinstance(row, Mapping) else _restored(row, name) for name, row in value.items()}

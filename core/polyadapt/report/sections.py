@@ -81,7 +81,8 @@ def tiles(view: View) -> Html:
     cells = []
     if arm is not None:
         cells.append(_tile(view.title, value_of(view.metric, arm["evaluation"]["value"]), arm["name"]))
-        share = f"{100 * arm['trainable_parameters'] / run['base_parameters']:.2g}{THIN}% of the base" if run["base_parameters"] else "values"
+        percent = 100 * arm["trainable_parameters"] / run["base_parameters"] if run["base_parameters"] else 0.0
+        share = f"{percent:{'.0f' if percent >= 10 else '.2g'}}{THIN}% of the base" if run["base_parameters"] else "values"
         cells.append(_tile("trained", count(arm["trainable_parameters"]), share))
         cells.append(_tile("artifact", size(arm["artifact_bytes"]), f"trained in {duration(arm['seconds'])}" if arm["seconds"] else ""))
     bundle = run["bundle"] or {}
@@ -154,7 +155,9 @@ def data(view: View) -> Html | None:
     if not found:
         return None
     rows = [[name, count(part["n"]), tag("code", str(part.get("hash", ""))[:16], title=part.get("hash", ""))] for name, part in found.get("parts", {}).items()]
-    facts = [("source", tag("code", found.get("uri", ""))), ("hash", tag("code", found.get("hash", ""))), ("split by", found.get("by")), ("seed", view.run["seed"])]
+    options = [(name, tag("code", _option(value))) for name, value in found.get("options", {}).items()]
+    facts = [("source", tag("code", found.get("uri", ""))), *options, ("hash", tag("code", found.get("hash", "")))]
+    facts += [("split by", found.get("by")), ("seed", view.run["seed"])]
     return _section("Data", _facts(facts), table(["part", "examples", "hash"], rows, "numbers narrow") if rows else None)
 
 
@@ -176,15 +179,15 @@ def export(view: View) -> Html | None:
 
 
 def setup(view: View) -> Html:
-    """Model, options of every arm, versions."""
+    """Model, options and training settings of every arm, versions."""
     run = view.run
     base = f"{count(run['base_parameters'])} parameters" if run["base_parameters"] else None
     facts = [("model", run["model"]), ("reference", tag("code", run["reference"])), ("base id", tag("code", run["base_id"])), ("size", base), ("task", run["task"])]
     arms = []
     for arm in run["arms"]:
-        rows = [[name, tag("code", _option(value))] for name, value in arm["options"].items()]
-        options = table(["option", "value"], rows, "narrow") if rows else tag("p", "no options", class_="quiet")
-        arms.append(tag("details", tag("summary", tag("strong", arm["name"]), f" {arm['method']}"), options))
+        tables = [_settings("option", arm["options"]), _settings("training", arm.get("train", {}))]
+        shown = [found for found in tables if found is not None] or [tag("p", "no options", class_="quiet")]
+        arms.append(tag("details", tag("summary", tag("strong", arm["name"]), f" {arm['method']}"), *shown))
     versions = tag("p", *(join(tag("span", tag("strong", name), f" {version}", class_="chip"), " ") for name, version in run["versions"].items()))
     return _section("Set-up", _facts(facts), *arms, tag("h3", "Versions") if run["versions"] else None, versions if run["versions"] else None)
 
@@ -196,6 +199,11 @@ def notes(view: View) -> Html | None:
 
 def _section(title: str, *children: Any) -> Html:
     return tag("section", tag("h2", title), *children)
+
+
+def _settings(title: str, values: Mapping[str, Any]) -> Html | None:
+    rows = [[name, tag("code", _option(value))] for name, value in values.items()]
+    return table([title, "value"], rows, "narrow") if rows else None
 
 
 def _facts(rows: Sequence[tuple[str, Any]]) -> Html:

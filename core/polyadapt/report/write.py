@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.resources import files
@@ -14,6 +13,7 @@ from polyadapt.report import mistakes, sections
 from polyadapt.report.html import Html, join, tag
 from polyadapt.report.privacy import public
 from polyadapt.report.result import RunResult
+from polyadapt_runtime.seal import finite
 
 # Whatever a text may smuggle in: no script runs and nothing is fetched.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
@@ -88,12 +88,3 @@ def _public_run(run: RunResult, examples: bool) -> dict[str, Any]:
         if rows is not None:
             arm["evaluation"]["predictions"] = [{**prediction, "id": public(prediction["id"])} for prediction in rows]
     return cleaned
-
-
-def finite(value: Any) -> Any:
-    """JSON has no word for infinite or not a number: both become null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    return [finite(item) for item in value] if isinstance(value, (list, tuple)) else value

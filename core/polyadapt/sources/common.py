@@ -5,27 +5,35 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from polyadapt.errors import UserError, unknown
-from polyadapt.signature import Task
+from polyadapt.signature import DEFAULT_METRICS, Task
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from polyadapt.families.base import Family
 
-METRICS = {
-    "classification": "accuracy",
-    "ctc": "wer",
-    "causal-lm": "perplexity",
-    "seq2seq-lm": "perplexity",
-    "transcription": "wer",
-    "image-text": "accuracy",
-    "denoising": "mse",
-    "control": "mse",
-}
-"""What a task is measured by when nobody says otherwise."""
+CHANCE: dict[str, Any] = {"apply_spec_augment": False, "layerdrop": 0.0, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0, "layer_drop": 0.0}
+"""What libraries call chance of their own in training mode, in a configuration or a module, and its value when it is off."""
+
+ModuleT = TypeVar("ModuleT", bound="nn.Module")
+
+
+def without_chance(module: ModuleT) -> ModuleT:
+    """Turn off what a library's model does by chance while it trains, beside the dropout that its layers show.
+
+    Checkpoints of wav2vec 2.0 ask for SpecAugment and for dropping whole layers. Only a method that trains the base would meet
+    them, so it would learn from other inputs than the methods beside it; and a mask of ten frames fails on short clips.
+    """
+    for part in module.modules():
+        for holder in (part, getattr(part, "config", None)):
+            for name, still in CHANCE.items():
+                if hasattr(holder, name):
+                    setattr(holder, name, still)
+    return module
 
 
 def make_task(family: Family, asked: str, inferred: str = "", labels: Sequence[str] = (), details: dict[str, object] | None = None) -> Task:
@@ -44,7 +52,7 @@ def make_task(family: Family, asked: str, inferred: str = "", labels: Sequence[s
     kind = asked or inferred or family.card.tasks[0]
     if kind not in family.card.tasks:
         raise unknown(f"task for family {family.card.id!r}", kind, family.card.tasks)
-    return Task(kind, tuple(labels) if kind == "classification" else (), METRICS.get(kind, ""), dict(details or {}))
+    return Task(kind, tuple(labels) if kind == "classification" else (), DEFAULT_METRICS.get(kind, ""), dict(details or {}))
 
 
 def check_labels(labels: Sequence[str], classes: int, reference: str) -> tuple[str, ...]:

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polyadapt.errors import MissingExtraError, UserError
+from polyadapt.files import read_json
 from polyadapt.sources.card import ModelCard
-from polyadapt.sources.common import check_labels, local_directory, make_task, seeded
+from polyadapt.sources.common import check_labels, local_directory, make_task, seeded, without_chance
 from polyadapt.sources.compat import import_transformers
 from polyadapt.sources.families import class_names, core_families, open_family
-from polyadapt.sources.hf_inputs import preprocessing
-from polyadapt.sources.options import HfOptions
+from polyadapt.sources.hf_inputs import own_language, preprocessing
+from polyadapt.sources.options import HfOptions, within_positions
+from polyadapt.sources.symbols import ctc_details
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,9 +82,10 @@ def from_folder(directory: Path, options: HfOptions, reference: str, families: I
     import_transformers()
     config = _read_config(directory, options, reference)
     family, candidates = _family(config, families, reference)
-    kind = make_task(family, options.task, _inferred_task(config, family)).kind
+    kind = make_task(family, options.task, _inferred_task(config, family, options.task, reference)).kind
     backbone = _build(_pick_class(candidates, kind, config, options, reference), config, directory, options, reference)
-    task = make_task(family, kind, labels=_labels(backbone, config, kind, options, reference), details=_details(config, options))
+    task = make_task(family, kind, labels=_labels(backbone, config, kind, options, reference), details=_details(backbone, config, directory, kind, options, reference))
+    options = within_positions(options, family.positions(backbone), family.longest_s(backbone))
     spec, assets, front, generation = preprocessing(directory, backbone, family.signature(backbone, task), options, reference)
     known = licences if licences is not None else {directory.name: "not stated by the source; look it up before you share the bundle"}
     return build_model(family, backbone, task, make_processor(spec, assets), reference=reference, front=front, licences=known, generation=generation)
@@ -97,7 +100,7 @@ def build_backbone(directory: Path, options: HfOptions, reference: str, families
     """
     config = _read_config(directory, options, reference)
     family, candidates = _family(config, families, reference)
-    kind = make_task(family, options.task, _inferred_task(config, family)).kind
+    kind = make_task(family, options.task, _inferred_task(config, family, options.task, reference)).kind
     return _build(_pick_class(candidates, kind, config, options, reference), config, directory, options, reference)
 
 
@@ -163,9 +166,15 @@ def _config_class(name: str) -> Any:
     return getattr(whole, "config_class", None)
 
 
-def _inferred_task(config: Any, family: Family) -> str:
-    """What the weights were saved for, where the family does that."""
+def _inferred_task(config: Any, family: Family, asked: str, reference: str) -> str:
+    """What the weights were saved for, where the family does that.
+
+    Raises:
+        UserError: a class head of a kind that the family does not read.
+    """
     name = (getattr(config, "architectures", None) or [""])[0]
+    if name.endswith("Classification") and not asked and "classification" in family.card.tasks and name not in class_names(family.card, "transformers"):
+        raise UserError(f"{reference} was saved as {name}, whose class head family {family.card.id} does not read; ?task=features (or classification) takes the encoder alone")
     for ending, kind in _TASKS_BY_ENDING:
         if name.endswith(ending) and kind in family.card.tasks:
             return kind
@@ -207,7 +216,7 @@ def _build(class_name: str, config: Any, directory: Path, options: HfOptions, re
             model = cls._from_config(config, **arguments) if arguments else cls(config)
         else:
             model = _from_pretrained(cls, config, directory, options, reference, arguments)
-    model = model.to(torch.float32).eval()
+    model = without_chance(model.to(torch.float32).eval())
     return adjusted(model if whole == class_name else model.get_encoder(), options, reference)
 
 
@@ -259,8 +268,10 @@ def _only_pooler(missing: Iterable[str]) -> bool:
 
 
 def _labels(backbone: Any, config: Any, kind: str, options: HfOptions, reference: str) -> tuple[str, ...]:
+    if kind == "ctc" and type(backbone).__name__.endswith("ForCTC"):
+        return ()  # they are its symbols
     if kind != "classification":
-        return ()
+        return check_labels(options.labels, 0, reference)
     has_head = type(backbone).__name__.endswith("Classification")
     labels = check_labels(options.labels, int(config.num_labels) if has_head else 0, reference)
     if labels or not has_head:
@@ -269,5 +280,10 @@ def _labels(backbone: Any, config: Any, kind: str, options: HfOptions, reference
     return () if len(set(names)) != len(names) or all(name.startswith("LABEL_") for name in names) else names
 
 
-def _details(config: Any, options: HfOptions) -> dict[str, object]:
-    return {"language": options.language or "en"} if config.model_type == "whisper" else {}
+def _details(backbone: Any, config: Any, directory: Path, kind: str, options: HfOptions, reference: str) -> dict[str, object]:
+    if kind == "ctc" and type(backbone).__name__.endswith("ForCTC"):
+        return ctc_details(directory, config, options, reference)
+    if config.model_type != "whisper":
+        return {}
+    path = directory / "generation_config.json"
+    return {"language": options.language or own_language(read_json(path, reference) if path.is_file() else {})}

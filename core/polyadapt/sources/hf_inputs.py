@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 _TOKENIZER_FILES = ("tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 
+MULTILINGUAL = 51865  # tokens of Whisper's vocabulary where it knows more than English
+
 _PILLOW_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 
 
@@ -51,7 +53,7 @@ def preprocessing(directory: Path, backbone: Any, signature: Signature, options:
     if "image" in shapes:
         specs["image"], front = _image(shapes["image"], settings)
     if "mel" in shapes or "audio" in shapes or "input_values" in shapes:
-        specs["audio"], front = _sound(shapes, settings, options.maximum_seconds)
+        specs["audio"], front = _sound(shapes, settings, options, reference)
     if "input_ids" in shapes:
         specs["text"] = text_spec(pad_id=pad_id(backbone.config), maximum_tokens=options.maximum_tokens, types="token_type_ids" if "token_type_ids" in shapes else None)
     if "input_ids" in shapes or "decoder_input_ids" in shapes:
@@ -136,15 +138,19 @@ def _image(shape: tuple[int | str, ...], settings: Mapping[str, Any]) -> tuple[d
     return spec, ImageNormalize(settings.get("image_mean", (0.5,) * channels), settings.get("image_std", (0.5,) * channels))
 
 
-def _sound(shapes: Mapping[str, tuple[int | str, ...]], settings: Mapping[str, Any], maximum_seconds: float) -> tuple[dict[str, Any], nn.Module | None]:
-    from polyadapt.sources.fbank import KaldiFbank, heard_spec
+def _sound(shapes: Mapping[str, tuple[int | str, ...]], settings: Mapping[str, Any], options: HfOptions, reference: str) -> tuple[dict[str, Any], nn.Module | None]:
+    from polyadapt.sources.fbank import SAMPLE_RATE_HZ, KaldiFbank, heard_spec
     from polyadapt.sources.front import WaveNormalize
     from polyadapt.sources.logmel import LogMel
 
+    rate_hz = int(settings.get("sampling_rate", SAMPLE_RATE_HZ))
+    if rate_hz != SAMPLE_RATE_HZ and "audio" not in shapes:
+        raise UserError(f"{reference} hears spectrograms of {rate_hz} Hz, and ours are of {SAMPLE_RATE_HZ} Hz; use a checkpoint for {SAMPLE_RATE_HZ} Hz")
     if "input_values" in shapes:
         frames, bands = (int(size) for size in shapes["input_values"][1:])
-        return heard_spec(frames, maximum_seconds), KaldiFbank(bands, frames, float(settings.get("mean", -4.2677393)), float(settings.get("std", 4.5689974)))
-    spec = audio_spec(maximum_seconds=maximum_seconds)
+        mean, deviation = (float(settings.get("mean", -4.2677393)), float(settings.get("std", 4.5689974))) if settings.get("do_normalize", True) else (0.0, 0.5)
+        return heard_spec(frames, options.maximum_seconds), KaldiFbank(bands, frames, mean, deviation)  # which divides by twice the deviation
+    spec = audio_spec(sample_rate_hz=rate_hz, seconds=options.pad_to_seconds, maximum_seconds=options.maximum_seconds)
     if "mel" in shapes:
         return spec, LogMel(int(shapes["mel"][1]))
     return spec, WaveNormalize() if settings.get("do_normalize", True) else None
@@ -162,7 +168,7 @@ def _generation(directory: Path, backbone: Any, shapes: Mapping[str, tuple[int |
         start = saved.get("decoder_start_token_id", getattr(backbone.config, "decoder_start_token_id", None))
         made["start_ids"] = [] if start is None else [int(start)]
         if backbone.config.model_type == "whisper":
-            made["start_ids"] += _whisper_prefix(saved, options.language or "en", reference)
+            made["start_ids"] += _whisper_prefix(saved, options.language or own_language(saved), int(backbone.config.vocab_size), reference)
             made["suppress_ids"] = saved.get("suppress_tokens") or []
             made["begin_suppress_ids"] = saved.get("begin_suppress_tokens") or []
             languages = {name[2:-2]: int(token) for name, token in (saved.get("lang_to_id") or {}).items()}
@@ -171,10 +177,29 @@ def _generation(directory: Path, backbone: Any, shapes: Mapping[str, tuple[int |
     return made
 
 
-def _whisper_prefix(saved: Mapping[str, Any], language: str, reference: str) -> list[int]:
-    """Language, task and 'no timestamps', as far as the model knows them."""
+def own_language(saved: Mapping[str, Any]) -> str:
+    """The language that a Whisper checkpoint was tuned to, by what its generation settings name or force; English where they are silent."""
+    languages = {int(token): name[2:-2] for name, token in (saved.get("lang_to_id") or {}).items()}
+    named = str(saved.get("language") or "").lower().removeprefix("<|").removesuffix("|>")
+    if named and named not in languages.values():
+        from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+        named = TO_LANGUAGE_CODE.get(named, named)
+    forced = (languages.get(pair[-1]) for pair in saved.get("forced_decoder_ids") or () if isinstance(pair, list) and pair)
+    return named or next((name for name in forced if name), "en")
+
+
+def _whisper_prefix(saved: Mapping[str, Any], language: str, vocabulary: int, reference: str) -> list[int]:
+    """Language, task and 'no timestamps', as far as the model knows them.
+
+    Raises:
+        UserError: a language that the model does not know, or a multilingual model whose settings do not say how it is told one.
+    """
     prefix: list[int] = []
     languages = saved.get("lang_to_id") or {}
+    lacking = "task_to_id" if languages and "transcribe" not in (saved.get("task_to_id") or {}) else "lang_to_id" if not languages and vocabulary >= MULTILINGUAL else ""
+    if lacking:
+        raise UserError(f"{reference} understands several languages, and its generation_config.json has no {lacking}; copy that file from the checkpoint that it was made from")
     if languages:
         if f"<|{language}|>" not in languages:
             raise UserError(f"{reference} knows no language {language!r}{nearest(language, [name[2:-2] for name in languages])}")

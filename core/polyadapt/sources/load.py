@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from polyadapt.errors import MissingExtraError, PluginError, UserError
+from polyadapt.errors import MissingExtraError, PluginError
 from polyadapt.options import Options, read_options
 from polyadapt.sources.card import ModelCard
 from polyadapt.sources.reference import find_card, parse_reference
@@ -34,10 +34,10 @@ def open_reference(text: str, cards: Iterable[ModelCard] | None = None, given: M
 
 
 def resolve(text: str, cards: Iterable[ModelCard] | None = None, given: Mapping[str, Any] | None = None) -> tuple[ModelCard, str, Options]:
-    """The card of a reference, its name and its validated options, without loading anything.
+    """The card of a reference, its name and its validated options, without loading anything; what is given beside the reference wins over what stands in it.
 
     Raises:
-        UserError: the reference or an option is unknown, or an option is given twice.
+        UserError: the reference or an option is unknown.
     """
     reference = parse_reference(text)
     if cards is None:
@@ -45,11 +45,7 @@ def resolve(text: str, cards: Iterable[ModelCard] | None = None, given: Mapping[
 
         cards = CARDS
     card = find_card(reference, cards)
-    extra = dict(given or {})
-    for key in extra:
-        if key in reference.options:
-            raise UserError(f"option {key!r} is given in the reference {text!r} and beside it; keep one")
-    return card, reference.name, read_options(card.options, {**reference.options, **extra}, f"model {reference.base!r}")
+    return card, reference.name, read_options(card.options, {**reference.options, **(given or {})}, f"model {reference.base!r}")
 
 
 def load(card: ModelCard, name: str, options: Options, families: Iterable[FamilyCard] | None = None) -> Model:

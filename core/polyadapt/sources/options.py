@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, field_validator
 
@@ -28,7 +28,7 @@ class SourceOptions(LoadOptions):
     """What references to a library's model take."""
 
     pretrained: bool = Field(True, description="false builds random weights, seeded by `seed`: for trials and tests")
-    seed: int = Field(0, ge=0, description="seed of random weights")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of random weights")
     allow_download: bool = Field(False, description="true lets the library use the network; without it only local files are read")
 
 
@@ -57,7 +57,13 @@ class HfOptions(SourceOptions):
     num_classes: int | None = Field(None, ge=2, description="size of a random head; only with pretrained=false")
     maximum_tokens: int = Field(128, ge=1, description="longer texts are cut")
     maximum_seconds: float = Field(30.0, gt=0, description="longer recordings are cut")
-    language: str = Field("", description="Whisper: language of the recordings, such as fr; English by default")
+    pad_to_seconds: float | None = Field(
+        None,
+        gt=0,
+        le=3600.0,
+        description="silence is added up to this length (not for AST, whose frames have one); 30 is what Whisper was trained with",
+    )
+    language: str = Field("", description="Whisper: language of the recordings, such as fr; by default what the checkpoint's generation_config.json names or forces, else English")
     own_head: bool = Field(True, description=OWN_HEAD)
     frames: int | None = Field(None, ge=1, description="AST: spectrogram frames of 10 ms; learned positions are cropped or interpolated, the checkpoint's own number by default")
     pooling: Literal["", "tokens"] = Field("", description="AST: tokens takes the mean over all tokens as features and leaves the checkpoint's own head; by default two tokens")
@@ -83,7 +89,7 @@ class PackagedImageOptions(LoadOptions):
 
     image_size_px: int = Field(224, ge=32, description="height and width; 224 is what the weights were trained with")
     pretrained: bool = Field(True, description="false: the same network with random weights, as a baseline")
-    seed: int = Field(0, ge=0, description="of the random weights")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the random weights")
 
 
 class PackagedTextOptions(LoadOptions):
@@ -103,8 +109,17 @@ class WhisperOptions(LoadOptions):
 class TinyOptions(LoadOptions):
     """Options of tiny random models."""
 
-    seed: int = Field(0, ge=0, description="seed of the weights")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of the weights")
     num_classes: int | None = Field(None, ge=2, description="size of the head; ignored where labels are given")
     image_size_px: int | None = Field(None, ge=8, description="height and width that pictures are brought to")
     maximum_tokens: int = Field(32, ge=1, description="longer texts are cut; a token is one character here")
     own_head: bool = Field(True, description=OWN_HEAD)
+
+
+TextOptions = TypeVar("TextOptions", "HfOptions", "TinyOptions")
+
+
+def within_positions(options: TextOptions, positions: int | None, longest_s: float | None = None) -> TextOptions:
+    """Texts and sounds are cut where the model's positions end, if that is before `maximum_tokens` and `maximum_seconds`."""
+    limits = {"maximum_tokens": positions, "maximum_seconds": longest_s}
+    return options.model_copy(update={name: min(getattr(options, name), limit) for name, limit in limits.items() if limit is not None})

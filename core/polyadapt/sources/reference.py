@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from urllib.parse import unquote_plus
 
 from polyadapt.errors import UserError, nearest, unknown
+from polyadapt.options import options_behind
 from polyadapt.sources.card import ModelCard
 
 
@@ -41,7 +41,7 @@ def parse_reference(text: str) -> Reference:
         raise UserError(f"{text!r} stands for a module that was passed in; it cannot be loaded by name, pass the module itself")
     if not name:
         raise UserError(f"model reference {text!r} has no name behind {scheme + ':'!r}; `polyadapt models` lists what there is")
-    return Reference(scheme, name, _parse_query(query, text) if mark else {})
+    return Reference(scheme, name, options_behind(query, f"model reference {text!r}") if mark else {})
 
 
 def find_card(reference: Reference, cards: Iterable[ModelCard]) -> ModelCard:
@@ -59,16 +59,3 @@ def find_card(reference: Reference, cards: Iterable[ModelCard]) -> ModelCard:
     if reference.scheme not in schemes:
         raise UserError(f"unknown scheme {reference.scheme!r} in {reference.base!r}{nearest(reference.scheme, schemes)}")
     raise unknown("model", reference.base, [name for name in known if name.startswith(f"{reference.scheme}:")])
-
-
-def _parse_query(query: str, text: str) -> dict[str, str]:
-    options: dict[str, str] = {}
-    for pair in query.split("&"):
-        key, equals, value = pair.partition("=")
-        key = unquote_plus(key)
-        if not equals or not key:
-            raise UserError(f"model reference {text!r}: {pair!r} is not an option; write ?key=value, several joined by &")
-        if key in options:
-            raise UserError(f"model reference {text!r} gives option {key!r} twice; keep one")
-        options[key] = unquote_plus(value)
-    return options

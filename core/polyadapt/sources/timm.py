@@ -74,6 +74,8 @@ def build_backbone(name: str, options: TimmOptions, reference: str) -> nn.Module
             raise UserError(f"{reference}: sound_frames makes pictures of its own size; leave image_size_px out")
         arguments["num_classes"] = 0
     if options.pooling:
+        if "distilled" in architecture:
+            raise UserError(f"{reference}: {architecture} answers by its class tokens, so it has no pooling of tokens; leave pooling out")
         arguments |= {"num_classes": 0, "global_pool": "avg", "pool_include_prefix": True, "fc_norm": False}
     overlay: dict[str, Any] = {}
     if options.pretrained:

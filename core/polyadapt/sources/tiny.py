@@ -11,8 +11,8 @@ from polyadapt.sources.card import ModelCard
 from polyadapt.sources.common import check_labels, make_task, seeded
 from polyadapt.sources.families import family_by_id
 from polyadapt.sources.fetch import cache_directory
-from polyadapt.sources.options import TinyOptions
-from polyadapt.sources.processors import array_spec, audio_spec, image_spec, make_processor, parts_spec, text_spec, tiny_tokenizer
+from polyadapt.sources.options import TinyOptions, within_positions
+from polyadapt.sources.processors import LONGEST_S, array_spec, audio_spec, image_spec, make_processor, parts_spec, text_spec, tiny_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,8 +53,8 @@ def load(card: ModelCard, name: str, options: TinyOptions, families: Iterable[Fa
             raise MissingExtraError(str(error.name), family.card.extra, reference) from error
     front = _front(family.signature(backbone, task))
     inputs = family.signature(backbone, task) if front is None else front.signature(family.signature(backbone, task))  # type: ignore[operator]
-    spec, assets = _preprocessing(inputs, backbone, options, getattr(front, "frames", None))
-    return build_model(family, backbone, task, make_processor(spec, assets), reference=reference, front=front, licences={"weights": "none: random"})
+    spec, assets = _preprocessing(inputs, backbone, within_positions(options, family.positions(backbone)), getattr(front, "frames", None), family.longest_s(backbone))
+    return build_model(family, backbone, task, make_processor(spec, assets), reference=reference, front=front, licences={"weights": "none, they are random"})
 
 
 def _front(signature: Signature) -> nn.Module | None:
@@ -71,15 +71,15 @@ def _front(signature: Signature) -> nn.Module | None:
     return None
 
 
-def _preprocessing(signature: Signature, backbone: nn.Module, options: TinyOptions, frames: int | None) -> tuple[dict[str, Any], dict[str, Path]]:
-    """A processor's spec that fits the inputs (and the frames of a spectrogram, where their number is fixed), and the files that it names."""
+def _preprocessing(signature: Signature, backbone: nn.Module, options: TinyOptions, frames: int | None, longest_s: float | None) -> tuple[dict[str, Any], dict[str, Path]]:
+    """A processor's spec that fits the inputs (the frames of a spectrogram, where their number is fixed, and the longest sound), and the files that it names."""
     shapes = {spec.name: spec.shape for spec in signature.inputs}
     specs: dict[str, dict[str, Any]] = {}
     assets: dict[str, Path] = {}
     if "image" in shapes:
         specs["image"] = image_spec(_picture(shapes["image"], options), channels=int(shapes["image"][1]))
     if "audio" in shapes:
-        specs["audio"] = audio_spec() if frames is None else _heard(frames)
+        specs["audio"] = audio_spec(maximum_seconds=LONGEST_S if longest_s is None else longest_s) if frames is None else _heard(frames)
     if "input_ids" in shapes:
         specs["text"] = text_spec(pad_id=0, maximum_tokens=options.maximum_tokens, types="token_type_ids" if "token_type_ids" in shapes else None)
     if "input_ids" in shapes or "decoder_input_ids" in shapes:

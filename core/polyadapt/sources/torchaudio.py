@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from polyadapt.errors import UserError, nearest
 from polyadapt.sources.card import ModelCard
-from polyadapt.sources.common import check_labels, make_task, read_state, seeded
+from polyadapt.sources.common import check_labels, make_task, read_state, seeded, without_chance
 from polyadapt.sources.compat import import_torchaudio
 from polyadapt.sources.families import family_of
 from polyadapt.sources.options import TorchaudioOptions
@@ -48,7 +48,7 @@ def load(card: ModelCard, name: str, options: TorchaudioOptions, families: Itera
     wrapped = type(backbone).__name__ == "_Wav2Vec2Model"
     # torchaudio's wrapper normalises the waveform; here the front does, which knows padding from sound.
     front = WaveNormalize() if wrapped and backbone.normalize_waveform else None
-    backbone = backbone.model if wrapped else backbone
+    backbone = without_chance(backbone.model if wrapped else backbone)
     family = family_of(backbone, "torchaudio", families)
     check_labels(options.labels, 0, reference)
     has_head = getattr(backbone, "aux", None) is not None

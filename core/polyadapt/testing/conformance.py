@@ -6,7 +6,7 @@ Registering is all it takes to be tested. Each check raises `AssertionError` wit
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from polyadapt.artifact import Artifact
 from polyadapt.edits import Edit, Form, Lowered, attachments_of, kind_of
 from polyadapt.edits.merge import folded
+from polyadapt.edits.patches import parameter_slices
 from polyadapt.errors import UserError
 from polyadapt.families.base import Family
 from polyadapt.families.card import FamilyCard
@@ -24,6 +25,10 @@ from polyadapt.model import Model, build_model
 from polyadapt.signature import Task
 
 FLOAT32_EPSILON = 1.2e-7
+# Torch against torch, relative to the largest value, and the same for every family: what an exported graph may differ by is another matter.
+# The tiny networks stay below 1.8e-6 (DoRA on vits, whose norm of a column is counted and divided by) and 4.9e-6 (norms of vits, folded).
+IDENTITY = 20 * FLOAT32_EPSILON  # below it two answers count as one
+RELOADED = 1e-5
 GRADIENT_TRIES = 6
 LABELS = ("left", "middle", "right")
 
@@ -53,19 +58,14 @@ def tasks_of(card: FamilyCard) -> list[str]:
 
 
 def has_form(method: Method) -> bool:
-    """Whether a method attaches edits, so that these checks concern it; decoding policies and programs do not."""
-    return type(method).form is not Method.form
+    """Whether a method attaches edits, so that these checks concern it: it says which by `form`, or by `build` with the class head in it."""
+    return type(method).form is not Method.form or type(method).build is not Method.build
 
 
 def example_of(model: Model, seed: int = 1, sizes: Mapping[str, int] | None = None) -> dict[str, torch.Tensor]:
     """Seeded inputs at the sizes that the export recipe traces."""
     recipe = model.family.card.export[model.task.kind]
     return model.example(sizes or recipe.trace, torch.Generator().manual_seed(seed))
-
-
-def tolerance_of(model: Model) -> float:
-    """How far two ways of computing the same may lie apart, relative to the largest value: 1e-5, or what the family's recipe declares with its cause."""
-    return max(1e-5, model.family.card.export[model.task.kind].tolerance)
 
 
 def state_of(model: Model) -> dict[str, torch.Tensor]:
@@ -114,6 +114,7 @@ def check_method(method: Method, model: Model, directory: Path) -> None:
         base = model.module(**inputs)
     form = method.build(model, options, torch.Generator().manual_seed(0))
     plan = method.plan(model, options)
+    unused = _unused(model, inputs) if form.trains_base else set()
     attachments = attachments_of(model.module, model.ports, model.backbone)
     attachments.add("test", form)
     try:
@@ -121,12 +122,12 @@ def check_method(method: Method, model: Model, directory: Path) -> None:
         _check_identity(method, model, form, base, inputs)
         _check_trainable(method, model, form, plan.trainable)
         non_degenerate(form, parameters=attachments.trainable())
-        _check_gradients(model, form, inputs)
+        _check_gradients(model, form, inputs, unused)
         _one_step(model, inputs)
         with torch.no_grad():
             adapted = model.module(**inputs)
-        assert _differs(adapted, base), f"{method.card.id} changes nothing on {model.family.card.id} at a non-degenerate state"
         lowered = tuple(form.lower())
+        assert _has_effect(lowered, adapted, base), f"{method.card.id} changes nothing on {model.family.card.id} at a non-degenerate state"
         _check_checkpoint(method, model, form, adapted, inputs)
     finally:
         attachments.remove_all()
@@ -148,8 +149,7 @@ def _check_identity(method: Method, model: Model, form: Form, base: Mapping[str,
         if name == "logits" and model.ports.head is not None:
             continue  # a new class head starts at zero on purpose
         error = _error(value, base[name])
-        limit = max(20 * FLOAT32_EPSILON, model.family.card.export[model.task.kind].tolerance if model.family.card.export[model.task.kind].cause else 0.0)
-        assert error <= limit, f"{method.card.id} on {model.family.card.id}: {name} moves by {error:.2g} at the start, but the card declares identity"
+        assert error <= IDENTITY, f"{method.card.id} on {model.family.card.id}: {name} moves by {error:.2g} at the start, but the card declares identity"
 
 
 def _check_trainable(method: Method, model: Model, form: Form, declared: int) -> None:
@@ -161,21 +161,42 @@ def _check_trainable(method: Method, model: Model, form: Form, declared: int) ->
         assert not foreign, f"{method.card.id} trains the base's {foreign[0]}"
 
 
-def _check_gradients(model: Model, form: Form, inputs: Mapping[str, torch.Tensor]) -> None:
-    """Every trained parameter gets a gradient, but those of edits that are declared to have no effect."""
-    declared = model.family.no_effect(model.backbone)
-    silent_sites = {edit.site for edit in form.edits() if any(fnmatchcase(edit.key, glob) for glob in declared)}
-    expected = {name for name, parameter in form.named_parameters() if parameter.requires_grad and _site_in(name) not in silent_sites}
-    dead = set(expected)
+def _check_gradients(model: Model, form: Form, inputs: Mapping[str, torch.Tensor], unused: set[int]) -> None:
+    """Every trained parameter gets a gradient, but those of edits that are declared to have no effect, and of the base's own what it does not use itself."""
+    attachments = attachments_of(model.module)
+    silent = _silent(model, form)
+    trained = {_short(name): value for name, value in model.module.named_parameters() if value.requires_grad and id(value) not in unused | silent}
+    dead = set(trained)
     # A unit of a tiny network may sleep behind its activation at one state; not at every one of these.
     for seed in range(2, 2 + GRADIENT_TRIES):
-        attachments_of(model.module).root.zero_grad(set_to_none=True)
+        model.module.zero_grad(set_to_none=True)
         _loss(model.module(**inputs)).backward()  # type: ignore[no-untyped-call]
-        dead -= {name for name, parameter in form.named_parameters() if parameter.grad is not None and bool(parameter.grad.abs().max() > 0)}
+        dead -= {name for name, value in trained.items() if value.grad is not None and bool(value.grad.abs().max() > 0)}
         if not dead:
             break
-        non_degenerate(form, seed + 1)
+        non_degenerate(form, seed + 1, attachments.trainable())
     assert not dead, f"no gradient reaches {', '.join(sorted(dead)[:3])} on {model.family.card.id}"
+
+
+def _unused(model: Model, inputs: Mapping[str, torch.Tensor]) -> set[int]:
+    """Parameters of the bare base, by identity, on which these outputs do not depend: a pooler that none of them needs, a weight that meets zeros only."""
+    required = {parameter: parameter.requires_grad for parameter in model.module.parameters()}
+    for parameter in required:
+        parameter.requires_grad_(True)
+    gradients = torch.autograd.grad(_loss(model.module(**inputs)), list(required), allow_unused=True)
+    for parameter, was in required.items():
+        parameter.requires_grad_(was)
+    return {id(parameter) for parameter, gradient in zip(required, gradients, strict=True) if gradient is None or not bool(gradient.any())}
+
+
+def _silent(model: Model, form: Form) -> set[int]:
+    """Parameters, by identity, whose edits are declared to have no effect: the form's own, and biases of the base where a shift has none."""
+    declared = model.family.no_effect(model.backbone)
+    sites = {edit.site for edit in form.edits() if any(fnmatchcase(edit.key, glob) for glob in declared)}
+    own = {id(parameter) for name, parameter in form.named_parameters() if _site_in(name) in sites}
+    slices = parameter_slices(model.backbone, model.ports) if form.trains_base else []
+    heard = {id(part.parameter) for part in slices if part.tensor != "bias" or not any(fnmatchcase(f"{part.site}:shift", glob) for glob in declared)}
+    return own | ({id(part.parameter) for part in slices} - heard)
 
 
 def _one_step(model: Model, inputs: Mapping[str, torch.Tensor]) -> None:
@@ -210,7 +231,7 @@ def _check_swap(method: Method, model: Model, lowered: tuple[Edit, ...], base: M
             first, second, third, bare = (_with_active(model, *names, inputs=inputs) for names in (("a",), ("b",), ("a",), ()))
     finally:
         attachments.remove_all()
-    assert _differs(second, first), f"{method.card.id} on {model.family.card.id}: swapping to another adapter changes nothing"
+    assert _has_effect(lowered, second, first), f"{method.card.id} on {model.family.card.id}: swapping to another adapter changes nothing"
     assert not _differs(third, first), f"{method.card.id} on {model.family.card.id}: A, B, A does not repeat A"
     assert not _differs(bare, base), f"{method.card.id} on {model.family.card.id}: with nothing active the base does not answer as before"
 
@@ -239,7 +260,11 @@ def _check_artifact(method: Method, model: Model, lowered: tuple[Edit, ...], ada
             again = model.module(**inputs)
     finally:
         attachments_of(model.module).remove_all()
-    _close(again, adapted, f"{method.card.id} on {model.family.card.id}: a loaded artifact", tolerance_of(model))
+    # A weight comes back from a patch as base plus difference, a rounding away from the one that trained. Networks whose exported graph is given
+    # more room for what they make of roundings make the same of these: up to 4.5e-5 on vits, by how many threads summed up the gradients.
+    is_patch = any(edit.kind == "patch" for edit in lowered)
+    limit = max(RELOADED, 2 * model.family.card.export[model.task.kind].tolerance) if is_patch else RELOADED
+    _close(again, adapted, f"{method.card.id} on {model.family.card.id}: a loaded artifact", limit)
 
 
 def _check_fold(model: Model, lowered: tuple[Edit, ...], adapted: Mapping[str, torch.Tensor], inputs: Mapping[str, torch.Tensor]) -> None:
@@ -254,19 +279,34 @@ def _check_fold(model: Model, lowered: tuple[Edit, ...], adapted: Mapping[str, t
                 found = model.module(**inputs)
         finally:
             attachments.remove_all()
-    _close(found, adapted, f"folded edits on {model.family.card.id}", tolerance_of(model))
+    _close(found, adapted, f"folded edits on {model.family.card.id}")
 
 
-def _close(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], what: str, tolerance: float) -> None:
+def _close(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], what: str, limit: float = RELOADED) -> None:
     for name, value in expected.items():
         error = _error(found[name], value)
-        assert error <= tolerance, f"{what}: {name} differs by {error:.2g} of its largest value (tolerance {tolerance:.0e})"
+        assert error <= limit, f"{what}: {name} differs by {error:.2g} of its largest value (tolerance {limit:.0e})"
 
 
 def _error(found: torch.Tensor, expected: torch.Tensor) -> float:
     if found.shape != expected.shape:
         return float("inf")
     return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+
+
+def _has_effect(edits: Sequence[Edit], found: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
+    """Whether edits move an output by more than rounding.
+
+    A class head moves the scores by itself. Where there are other edits, the features must move, which stand beside the scores of every head.
+    """
+    is_head_alone = all(edit.kind == "prototypes" for edit in edits)
+    looked_at = [name for name in other if name != "logits" or is_head_alone or "features" not in other]
+    return any(_error(found[name], other[name]) > IDENTITY for name in looked_at)
+
+
+def _short(name: str) -> str:
+    """A parameter's name within the module: as the form calls it, where it is the form's."""
+    return name.removeprefix("polyadapt.forms.test.")
 
 
 def _site_in(name: str) -> str:

@@ -10,6 +10,7 @@ import argparse
 import gc
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import logging
 import multiprocessing
@@ -121,11 +122,23 @@ def units(families: Iterable[str] = ()) -> list[tuple[str, str]]:
     return [(claim.card.id, task) for claim in Host().registry.families.claims() if not wanted or claim.card.id in wanted for task in tasks_of(claim.card)]
 
 
-def fingerprint() -> str:
-    """Changes with the libraries, the forms and what is registered: results of another state are not taken over."""
+def fingerprint(only: Iterable[str] = ()) -> str:
+    """Changes with the code, the libraries, the forms, what is registered and what was asked for: results of another state are not taken over."""
     registry = Host().registry
     ids = [sorted(claim.card.id for claim in table.claims()) for table in (registry.families, registry.methods)]
-    return hashlib.sha256(json.dumps([ids, FORMS, versions()]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([ids, FORMS, versions(), sorted(only), _source_digest()]).encode()).hexdigest()[:16]
+
+
+def _source_digest() -> str:
+    """Of every module of the packages that prove and are proved."""
+    packages = {"polyadapt", "polyadapt_onnx", "polyadapt_runtime", *(claim.plugin.value.partition(".")[0] for claim in Host().registry.methods.claims())}
+    digest = hashlib.sha256()
+    for package in sorted(packages):
+        spec = importlib.util.find_spec(package)
+        for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+            for path in sorted(Path(folder).rglob("*.py")):
+                digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -186,22 +199,22 @@ def _table(cells: Sequence[Cell]) -> list[str]:
 class State:
     """Finished units, one JSON line each, behind a first line with the fingerprint."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, only: Sequence[str] = ()) -> None:
+        self.path, self._fingerprint = path, fingerprint(only)
 
     def load(self) -> dict[tuple[str, str], list[Cell]]:
         """What an earlier run with the same fingerprint finished; anything else is forgotten."""
         done: dict[tuple[str, str], list[Cell]] = {}
         if self.path.is_file():
             head, *lines = self.path.read_text(encoding="utf-8").splitlines() or [""]
-            if head == fingerprint():
+            if head == self._fingerprint:
                 for line in lines:
                     try:
                         cells = [Cell(**row) for row in json.loads(line)]
                     except json.JSONDecodeError:
                         break  # the run was stopped while it wrote
                     done[(cells[0].family, cells[0].task)] = cells
-        self.path.write_text("\n".join([fingerprint(), *(self._line(cells) for cells in done.values())]) + "\n", encoding="utf-8")
+        self.path.write_text("\n".join([self._fingerprint, *(self._line(cells) for cells in done.values())]) + "\n", encoding="utf-8")
         return done
 
     def add(self, cells: Sequence[Cell]) -> None:
@@ -225,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = units(filter(None, given.families.split(",")))
     only = [name for name in given.methods.split(",") if name]
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    state = State(given.out.with_name(f".{given.out.name}.partial"))
+    state = State(given.out.with_name(f".{given.out.name}.partial"), only)
     done = {unit: cells for unit, cells in state.load().items() if unit in wanted}
     began = time.monotonic()
     with ProcessPoolExecutor(given.jobs, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:

@@ -16,8 +16,8 @@ from polyadapt.model import Model, TaskModule
 from polyadapt.training.alphabet import refuse_letters_outside
 from polyadapt.training.losses import IGNORED
 from polyadapt.training.masking import Masking
-from polyadapt.training.targets import BESIDE, DECODER_INPUT, Arrays, Prepared, prepare_for
-from polyadapt.training.texts import vocabulary_of
+from polyadapt.training.targets import BESIDE, DECODER_INPUT, Arrays, Prepared, Reading, prepare_for
+from polyadapt.training.texts import refuse_long_texts, vocabulary_of, warn_of_joined_words
 from polyadapt_runtime.errors import BundleError, MissingLibraryError
 
 
@@ -69,6 +69,12 @@ class Examples:
         self._prepare = prepare_for(model)
         if model.task.kind == "ctc" and (symbols := vocabulary_of(model)):
             refuse_letters_outside(dataset, symbols, f"the alphabet of {model.reference}", model.task.separator)
+        if isinstance(self._prepare, Reading):
+            self._prepare.ask(dataset)
+        if model.task.kind == "causal-lm":
+            warn_of_joined_words(dataset)
+        if model.task.kind in ("transcription", "seq2seq-lm"):
+            refuse_long_texts(model, dataset)
         self._pads_exactly = pads_exactly(model.processor.spec)
         self._pads_left = model.task.kind == "causal-lm" and model.processor.spec.get("pad_side") == "left"
         self._room = memory_bytes

@@ -26,7 +26,7 @@ from polyadapt.training.settings import TrainSettings
 
 FORMAT = 1
 FOLDER = "checkpoints"
-RECORDED_LATER = ("processor", "front")
+RECORDED_LATER = ("processor", "front", "start_ids")
 """Parts of a fingerprint that were added to it: where a checkpoint has none of them, nothing speaks against it."""
 ALONE = Processes(torch.device("cpu"))
 _NAME = re.compile(r"step-(\d{8})-(\d{4})")
@@ -44,8 +44,9 @@ class Progress:
         epoch: epochs that are over.
         batch: batches of the present epoch that are over.
         step: optimiser steps taken.
-        examples: examples seen, repetitions counted.
+        seconds: that training took, over all sessions.
         loss_sum, loss_count: of the present epoch.
+        window_sum, window_count: the same since the last `step` event.
         best: the best validation metric so far (higher is better), its epoch, and the epochs since.
         history: one row an epoch.
     """
@@ -53,9 +54,11 @@ class Progress:
     epoch: int = 0
     batch: int = 0
     step: int = 0
-    examples: int = 0
+    seconds: float = 0.0
     loss_sum: float = 0.0
     loss_count: int = 0
+    window_sum: float = 0.0
+    window_count: int = 0
     best: float | None = None
     best_epoch: int = 0
     waited: int = 0
@@ -76,7 +79,7 @@ class Checkpoint:
 
 
 def save_checkpoint(directory: Path, progress: Progress, fingerprint: Mapping[str, Any], parts: Mapping[str, Tensors], keep: int) -> str:
-    """Write one checkpoint, whole or not at all, then remove the oldest beyond `keep`.
+    """Write one checkpoint, whole or not at all, then remove the oldest beyond `keep`, and those of later steps, which were damaged and passed over.
 
     Args:
         directory: of the run.
@@ -96,8 +99,9 @@ def save_checkpoint(directory: Path, progress: Progress, fingerprint: Mapping[st
         files = {f"{part}.safetensors": sha256_file(staging / f"{part}.safetensors") for part in parts}
         state = {"format": FORMAT, "progress": asdict(progress), "fingerprint": dict(fingerprint), "digest": digest(fingerprint), "files": files}
         write_json(staging / "state.json", state)
-    for old in _names(folder)[:-keep]:
-        shutil.rmtree(folder / old)
+    names = _names(folder)
+    for other in [*names[names.index(name) + 1 :], *names[: names.index(name) + 1][:-keep]]:
+        shutil.rmtree(folder / other)
     return name
 
 

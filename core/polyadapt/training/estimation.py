@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +15,7 @@ from polyadapt.training.events import Event
 from polyadapt.training.fitting import labelled
 from polyadapt.training.form import TrainPlan, refuse_attached, train_form
 from polyadapt.training.processes import find_processes, moved
+from polyadapt.training.reading import read_by_one
 from polyadapt.training.run import Run
 from polyadapt.training.settings import TrainSettings
 
@@ -40,10 +41,6 @@ class Estimate:
     disk_bytes: int
     parameters: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
 
 def estimate(model: Model, method: Method, options: Any, data: HasParts, settings: TrainSettings | None = None) -> Estimate:
     """Train two steps and throw the result away; the model is left as it was.
@@ -62,6 +59,8 @@ def estimate(model: Model, method: Method, options: Any, data: HasParts, setting
     wanted = settings or TrainSettings()
     refuse_attached(model)
     model = labelled(model, data)
+    if model.task.kind == "synthesis":
+        model, data, _ = read_by_one(model, TrainingData(data.train), wanted.check_readings)
     trial = TrainSettings(**{**wanted.model_dump(), "max_steps": 2, "frozen_prefix": "off", "early_stopping": 0, "log_every_steps": 1, "checkpoint_every_steps": 0})
     per_epoch = -(-len(data.train) // wanted.batch_size)
     steps = min(wanted.epochs * per_epoch, wanted.max_steps or wanted.epochs * per_epoch)

@@ -13,12 +13,13 @@ from pydantic import BaseModel
 from polyadapt.artifact import CONDITION, Artifact
 from polyadapt.errors import UserError
 from polyadapt.model import Model
+from polyadapt.preprocessing import preprocessing
 from polyadapt.training.alphabet import alphabet_of, refuse_letters_outside
 from polyadapt.training.batches import HasParts
 from polyadapt.training.events import Emit, ignore
 from polyadapt.training.form import TrainPlan, TrainResult, refuse_attached, train_form
 from polyadapt.training.processes import find_processes, moved
-from polyadapt.training.provenance import described, versions
+from polyadapt.training.provenance import described, split_of, versions
 from polyadapt.training.reading import read_by_one
 from polyadapt.training.run import Run
 from polyadapt.training.settings import TrainSettings
@@ -63,8 +64,10 @@ def fit(
     if own is not None:
         # Alphabets are left to the method: it may have one for each language.
         artifact: Artifact = own(model if model.task.kind == "ctc" else labelled(model, data), options, data, run)
-        return artifact
-    return fit_form(model, method, options, data, run)
+    else:
+        artifact = fit_form(model, method, options, data, run)
+    split = split_of(data)
+    return replace(artifact, provenance={**artifact.provenance, **split}) if split else artifact
 
 
 def fit_form(model: Model, method: Method, options: Any, data: HasParts, run: Run) -> Artifact:
@@ -115,6 +118,7 @@ def make_artifact(model: Model, method: Method, options: Any, run: Run, result: 
             "seed": run.seed,
             "settings": run.settings.model_dump(mode="json"),
             "data": dict(parts),
+            "inputs": preprocessing(model),
             "metrics": result.metrics,
             "parameters": result.parameters,
             "steps": result.steps,

@@ -15,6 +15,7 @@ from polyadapt.edits import Edit, Form, attachments_of
 from polyadapt.edits.attach import HOLDER, Attachments
 from polyadapt.errors import UserError
 from polyadapt.model import Model
+from polyadapt.preprocessing import preprocessing
 from polyadapt.training import randomness
 from polyadapt.training.batches import Feed, HasParts, Transform
 from polyadapt.training.checkpoint import clear_checkpoints, load_checkpoint
@@ -25,7 +26,6 @@ from polyadapt.training.loop import Loop
 from polyadapt.training.losses import Objective, objective_for
 from polyadapt.training.modes import Switch, training_modes
 from polyadapt.training.processes import Processes, find_processes, moved
-from polyadapt.training.provenance import preprocessing
 from polyadapt.training.recompute import recomputing
 from polyadapt.training.run import Run
 from polyadapt.training.settings import TrainSettings
@@ -112,14 +112,14 @@ def train_form(model: Model, form: Form, data: HasParts, run: Run, plan: TrainPl
             feeds = make_feeds(model, form, attachments, data, run, processes, switch, plan.transform)
             if plan.feed is not None:
                 feeds = replace(feeds, train=plan.feed(feeds.train), validation=None if feeds.validation is None else plan.feed(feeds.validation))
-            loop = Loop(_work(model, form, switch, parameters, feeds, run, plan), processes, run.emit, run.directory)
+            loop = Loop(_work(model, form, switch, parameters, feeds, run, plan), processes, run.emit, run.directory, began)
             _take_up(loop, run, processes)
             _announce(loop, plan.method, feeds.prefix)
             with feeds.active(), recomputing(model, attachments) if run.settings.gradient_checkpointing else contextlib.nullcontext():
                 loop.run()
             edits = tuple(_on_cpu(edit) for edit in form.lower())
         form.to("cpu")
-    progress, metrics, seconds = loop.progress, _metrics(loop), time.monotonic() - began
+    progress, metrics, seconds = loop.progress, _metrics(loop), loop.seconds
     loop.emit("finished", step=progress.step, epochs=progress.epoch, seconds=seconds, metrics=metrics)
     return TrainResult(edits, metrics, tuple(progress.history), progress.step, progress.epoch, seconds, sum(parameter.numel() for parameter in parameters), feeds.prefix)
 

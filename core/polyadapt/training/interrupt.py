@@ -45,5 +45,5 @@ def stopped(step: int, directory: Path | None, name: str | None) -> TrainingInte
     if directory is None:
         return TrainingInterrupted(f"training was interrupted after step {step}; nothing was kept, since the run has no directory for checkpoints")
     if name is None:
-        return TrainingInterrupted(f"training was interrupted within step {step + 1}; go on from the last checkpoint in {directory} with resume")
-    return TrainingInterrupted(f"training was interrupted after step {step}; go on from {directory / 'checkpoints' / name} with resume")
+        return TrainingInterrupted(f"training was interrupted within step {step + 1}; go on from the last checkpoint in {directory} with resume (--resume)")
+    return TrainingInterrupted(f"training was interrupted after step {step}; go on from {directory / 'checkpoints' / name} with resume (--resume)")

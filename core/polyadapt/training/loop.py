@@ -32,12 +32,13 @@ class Loop:
         processes: the device, and who else trains.
         emit: hears events, in the main process only.
         directory: where checkpoints go; None for none.
+        began: when the session did, by the monotonic clock; now where nothing came before the loop.
 
     Raises:
         UserError: settings that do not go with this loss or these data.
     """
 
-    def __init__(self, work: Work, processes: Processes, emit: Emit, directory: Path | None) -> None:
+    def __init__(self, work: Work, processes: Processes, emit: Emit, directory: Path | None, began: float | None = None) -> None:
         check_work(work, processes)
         self.work, self.processes, self._listener, self._directory = work, processes, emit, directory
         settings = work.settings
@@ -49,18 +50,24 @@ class Loop:
         self._interrupt = Interrupt()
         self._watch = Watch(self._ids, ADVICE)
         self._best: dict[str, torch.Tensor] | None = None
-        self._window = (0.0, 0)  # loss sum and count since the last `step` event
+        self._began, self._earlier = time.monotonic() if began is None else began, 0.0
         self._is_within_step = self._must_stop = False
         self._started = (time.monotonic(), 0)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Take up a checkpoint."""
         self.progress = checkpoint.progress
+        self._earlier = checkpoint.progress.seconds
         self.work.load(checkpoint.form)
         self._stepper.load(checkpoint.optimiser)
         self._best = None if checkpoint.best is None else dict(checkpoint.best)
         rows = {name: value[min(self.processes.rank, len(value) - 1)] for name, value in checkpoint.random.items()}
         randomness.restore(rows, self.processes.device)
+
+    @property
+    def seconds(self) -> float:
+        """That training has taken, sessions before this one included."""
+        return self._earlier + time.monotonic() - self._began
 
     def run(self) -> None:
         """Train to the end.
@@ -104,7 +111,6 @@ class Loop:
             loss, count, self._must_stop = self._stepper.step(rows, rate, self._interrupt.was_pressed, work.resting(progress.step))
             progress.step += 1
             progress.batch += 1
-            progress.examples += len(rows)
             self._watch.see(progress.step, loss, count)
             self._is_within_step = False
             self._after_step(rate)
@@ -118,8 +124,8 @@ class Loop:
         if is_reported or self.processes.device.type == "cpu":
             self._look()
         if is_reported:
-            loss, count = self._window
-            self._window = (0.0, 0)
+            loss, count = progress.window_sum, progress.window_count
+            progress.window_sum, progress.window_count = 0.0, 0
             at = {"step": progress.step, "steps": self.steps, "epoch": progress.epoch + 1}
             self.emit("step", **at, loss=loss / max(1, count), learning_rate=rate, seconds_left=self._seconds_left())
         if settings.checkpoint_every_steps and progress.step % settings.checkpoint_every_steps == 0:
@@ -140,7 +146,8 @@ class Loop:
         for loss, count in self._watch.check():
             progress.loss_sum += loss * count
             progress.loss_count += count
-            self._window = (self._window[0] + loss * count, self._window[1] + count)
+            progress.window_sum += loss * count
+            progress.window_count += count
 
     def _end_epoch(self) -> None:
         work, progress = self.work, self.progress
@@ -190,6 +197,7 @@ class Loop:
             return None
         self._look()
         self._watch.check_parameters(self.progress.step, self.work.parameters)
+        self.progress.seconds = self.seconds
         random = {name: self.processes.gather(value) for name, value in randomness.states(self.processes.device).items()}
         name = None
         if self.processes.is_main:

@@ -8,9 +8,9 @@ from importlib import metadata
 from typing import Any
 
 from polyadapt.data.dataset import Dataset
+from polyadapt.data.split import Parts
 from polyadapt.model import Model
 
-FEW = 16  # values of a buffer that is a setting, such as the mean of every channel; ours
 ALWAYS = ("polyadapt", "torch", "accelerate", "numpy", "safetensors")
 
 
@@ -28,18 +28,12 @@ def described(parts: Iterable[tuple[str, Dataset | None]]) -> dict[str, Any]:
     return {name: {"examples": len(part), "hash": part.hash} for name, part in parts if part is not None}
 
 
-def preprocessing(model: Model) -> dict[str, Any]:
-    """What a model does to raw inputs before its weights see them: the processor's spec and the settings of the front.
-
-    Tables that a front computes from its settings (the waves and filters of a spectrogram) are left out.
-    """
-    front = model.module.front
-    settings: dict[str, Any] = {}
-    if front is not None:
-        settings = {name: value for name, value in vars(front).items() if isinstance(value, (int, float, str)) and name != "training" and not name.startswith("_")}
-        settings |= {name: buffer.flatten().tolist() for name, buffer in front.named_buffers() if buffer.numel() <= FEW}
-        settings["kind"] = type(front).__name__
-    return {"processor": model.processor.spec, "front": settings}
+def split_of(data: Any) -> dict[str, Any]:
+    """How data were split, as an artifact remembers it: whoever evaluates it on them leaves out what it has seen."""
+    if not isinstance(data, Parts):
+        return {}
+    split = data.split
+    return {"split": {"by": split.by, "seed": split.seed, **split.model_dump(mode="json", exclude_unset=True), "train": data.train.hash}}
 
 
 def _version(name: str) -> str | None:

@@ -45,17 +45,36 @@ def text_inputs(model: Model, example: Example) -> dict[str, np.ndarray]:
     """Ids of an example's text, as the model takes them.
 
     Raises:
-        UserError: no text.
+        UserError: no text, or ids that are none.
         InputError: it cannot be spoken, or has phonemes that the voice does not know.
     """
-    if ids := example.extra.get("ids"):
-        return dict(model.processor(np.array(ids.split() if isinstance(ids, str) else ids, dtype=np.int64)))
+    if (ids := example.extra.get("ids")) is not None:
+        return dict(model.processor(_given_ids(model, example, ids.split() if isinstance(ids, str) else ids)))
     if not example.text:
         raise UserError(f"{example.source or example.id}: no text goes with this recording; add a column text")
     processor, language = model.processor, str(example.extra.get("language") or "")
     if language and processor.spec.get("kind") == "phonemes":
         processor = type(processor)({**processor.spec, "language": language}, processor.assets)
     return dict(processor(example.text))
+
+
+def _given_ids(model: Model, example: Example, ids: Any) -> np.ndarray:
+    """Ids of phonemes from a row, int64 [tokens].
+
+    Raises:
+        UserError: none, something else than whole numbers, or one that the model does not have.
+    """
+    where, config = example.source or example.id, model.family.config(model.backbone)
+    known = int(config.get("vocab_size") or config.get("vocabulary") or np.iinfo(np.int64).max)
+    try:
+        found = [int(value) for value in ids if not isinstance(value, float)]
+    except (TypeError, ValueError):
+        found = []
+    if not found or len(found) != len(ids):
+        raise UserError(f"{where}: column ids holds whole numbers, one for each phoneme, found {str(ids)[:60]!r}")
+    if strange := [value for value in found if not 0 <= value < known]:
+        raise UserError(f"{where}: column ids has {strange[0]}, and {model.reference} has ids from 0 to {known - 1}")
+    return np.array(found, dtype=np.int64)
 
 
 def read(model: Model, text: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -69,13 +88,16 @@ def hear(model: Model, example: Example) -> dict[str, np.ndarray]:
     """What the model hears in an example's recording.
 
     Raises:
-        UserError: the model learns nothing from recordings, or one is so long that a part would have to stand for the whole text.
-        InputError: no recording, or one that cannot be read.
+        UserError: the model learns nothing from recordings, one cannot be read, or one is so long that a part would have to stand for the whole text.
     """
     rate_hz = int(str(model.task.details.get("sample_rate_hz", 0)))
     if not rate_hz:
         raise UserError(f"{model.reference} does not say its sampling rate, so it cannot learn from recordings; load it as usat:FOLDER")
-    samples = read_audio(example.raw, {"sample_rate_hz": rate_hz, "seconds": None, "minimum_seconds": 0.1, "maximum_seconds": LONGEST_S + 1})
+    try:
+        samples = read_audio(example.raw, {"sample_rate_hz": rate_hz, "seconds": None, "minimum_seconds": 0.1, "maximum_seconds": LONGEST_S + 1})
+    except InputError as error:
+        where = example.source or example.id
+        raise UserError(str(error) if where in str(error) else f"{where}: {error}") from error
     if len(samples) > LONGEST_S * rate_hz:
         raise UserError(f"{example.source or example.id}: the recording lasts more than {LONGEST_S:g} s; cut it and its text into sentences")
     with torch.autocast(model.device.type, enabled=False):  # heard once, kept for the whole run
@@ -98,21 +120,31 @@ def read_by_one(model: Model, data: Any, is_checked: bool = True) -> tuple[Model
     for part in (data.train, data.validation):
         if part is not None:
             _refuse_unspeakable(model, part)
-    names = {spec.name for spec in model.signature.inputs}
     kept = [hear(model, example) for example in data.train]
-    conditions: dict[str, Any] = {}
-    for name in dict.fromkeys(name for found in kept for name in found if name in names):
-        conditions[name] = np.mean([found[name] for found in kept if name in found], axis=0, dtype=np.float32)
-    if lacking := [name for name in model.family.conditioners(model.backbone) if name not in conditions]:
-        raise UserError(f"{data.train.name}: no recording is long enough to compute {lacking[0]!r} from it; give longer clips")
-    model = replace(model, conditions=conditions)
+    model = replace(model, conditions=_conditions(model, data.train, kept))
     if not is_checked:
         return model, data, {}
     train, unfit = _fitting(model, data.train, kept)
+    if unfit:  # they may be of somebody else, whose voice is not meant either
+        model = replace(model, conditions=_conditions(model, data.train, [found for found, example in zip(kept, data.train, strict=True) if example.id not in unfit]))
     if data.validation is None:
         return model, Readings(train, None), {"left_out": unfit} if unfit else {}
     validation, others = _fitting(model, data.validation, [hear(model, example) for example in data.validation])
     return model, Readings(train, validation), {"left_out": unfit | others} if unfit or others else {}
+
+
+def _conditions(model: Model, dataset: Dataset, kept: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
+    """The mean of what is heard of the one who reads, by the name of the input that takes it.
+
+    Raises:
+        UserError: no recording is long enough.
+    """
+    taken = {spec.name for spec in model.signature.inputs}
+    names = dict.fromkeys(name for heard in kept for name in heard if name in taken)
+    found: dict[str, Any] = {name: np.mean([heard[name] for heard in kept if name in heard], axis=0, dtype=np.float32) for name in names}
+    if lacking := [name for name in model.family.conditioners(model.backbone) if name not in found]:
+        raise UserError(f"{dataset.name}: no recording is long enough to compute {lacking[0]!r} from it; give longer clips")
+    return found
 
 
 def _fitting(model: Model, dataset: Dataset, kept: Sequence[dict[str, np.ndarray]]) -> tuple[Dataset, dict[str, float]]:

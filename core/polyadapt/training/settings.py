@@ -37,7 +37,7 @@ class TrainSettings(Options):
     check_readings: bool = Field(True, description="task synthesis: leave out recordings that fit other texts better than their own; false trains on all of them")
     log_every_steps: int = Field(10, ge=1, description="steps between two `step` events")
     memory_bytes: int = Field(2**31, ge=0, description="processed examples and cached activations that are held in memory; the rest is computed again or read from disk")
-    seed: int = Field(0, ge=0, description="of the starting values, the order of examples and dropout")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the starting values, the order of examples and dropout")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto takes a GPU where there is one")
 
     def deciding(self) -> dict[str, Any]:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from polyadapt.data.dataset import Example
+from polyadapt.data.dataset import Dataset, Example
 from polyadapt.errors import UserError, nearest
 from polyadapt.model import Model
 from polyadapt.training.losses import IGNORED
 from polyadapt.training.reading import hear, read, text_inputs
-from polyadapt.training.texts import join, target_tokens, transcript_tokens
+from polyadapt.training.texts import heard_whole, join, target_tokens, transcript_tokens
 
 Arrays = dict[str, np.ndarray]
 Prepared = tuple[Arrays, Arrays]
@@ -37,11 +37,11 @@ def prepare_for(model: Model) -> Prepare:
         "transcription": _translation,
         "image-text": _pair,
         "denoising": _sample,
-        "synthesis": _reading,
+        "synthesis": Reading,
     }
     if model.task.kind not in makers:
         raise UserError(f"the common loop cannot make targets for task {model.task.kind!r}; it does: {', '.join(makers)}")
-    return makers[model.task.kind](model)
+    return makers[model.task.kind](heard_whole(model))
 
 
 def _classification(model: Model) -> Prepare:
@@ -129,18 +129,28 @@ def _sample(model: Model) -> Prepare:
     return prepare
 
 
-def _reading(model: Model) -> Prepare:
-    """Synthesis: a text, and what the model hears in the recording of someone who reads it."""
+class Reading:
+    """Synthesis: a text, and what the model hears in the recording of someone who reads it.
 
-    def prepare(example: Example) -> Prepared:
+    What the model says of the texts by itself is asked before anything trains: of weights that move it would be another each time.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._said: dict[str, Arrays] = {}
+
+    def ask(self, dataset: Dataset) -> None:
+        """Have the model as it is now say of every text what it says of one."""
+        self._said |= {example.id: read(self._model, text_inputs(self._model, example)) for example in dataset}
+
+    def __call__(self, example: Example) -> Prepared:
+        model = self._model
         text, heard = text_inputs(model, example), hear(model, example)
         tokens = len(next(iter(text.values())))
         if tokens > heard.get("frames", tokens):
             raise UserError(f"{example.source or example.id}: {tokens} tokens do not fit into {heard['frames']} frames of sound; check the transcript, or leave the row out")
-        beside = {**{name: value for name, value in heard.items() if name not in model.conditions}, **read(model, text), **model.conditions}
+        beside = {**{name: value for name, value in heard.items() if name not in model.conditions}, **self._said[example.id], **model.conditions}
         return {**text, **{f"{BESIDE}{name}": value for name, value in beside.items()}}, {"row": np.array(0, dtype=np.int64)}
-
-    return prepare
 
 
 def _inputs(model: Model, raw: Any) -> Arrays:

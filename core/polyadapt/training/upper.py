@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from polyadapt.model import Model
+from polyadapt.preprocessing import preprocessing
 from polyadapt.sites import stack
 from polyadapt.training.bypass import Now, front, given, passing, replaced, shape_of, zeros
 from polyadapt.training.depth import Depth
@@ -45,7 +46,7 @@ def head_alone(model: Model, part: Part, device: torch.device) -> Lower:
     def finish(inputs: Mapping[str, torch.Tensor], features: torch.Tensor) -> Mapping[str, torch.Tensor]:
         return {"logits": head(features), "features": features}
 
-    return Lower(compute, finish, (), {}, {"base": model.base_id, "prefix": "features", "processor": model.processor.spec})
+    return Lower(compute, finish, (), {}, {"base": model.base_id, "prefix": "features", **preprocessing(model)})
 
 
 def upper_blocks(model: Model, depth: Depth, part: Part, device: torch.device) -> tuple[Lower, Answers]:
@@ -76,7 +77,7 @@ def upper_blocks(model: Model, depth: Depth, part: Part, device: torch.device) -
         outputs: Mapping[str, torch.Tensor] = module(**inputs)
         return outputs
 
-    identity = {"base": model.base_id, "prefix": list(depth.blocks), "processor": model.processor.spec}
+    identity = {"base": model.base_id, "prefix": list(depth.blocks), **preprocessing(model)}
     floats = {name: shape_of(value, seen.inputs[1][name]) for name, value in seen.inputs[0].items() if value.is_floating_point()}
     for dropped in (floats, {}):
         inputs = {**seen.inputs[1], **{name: shape.zeros(2, device) for name, shape in dropped.items()}}

@@ -5,12 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import torch
+
 from polyadapt.artifact import Artifact
 from polyadapt.errors import UserError
 from polyadapt.model import Model
-from polyadapt_runtime.fields import strange_condition
+from polyadapt_runtime.fields import OWN_CASES, strange_condition
 
-OWN_NAMES = ("base", "random")  # of the gate's own cases: an artifact of that name would take their place, and nothing would prove the base
+
+def check_precision(model: Model) -> None:
+    """Refuse a base that is not in float32, which graphs are written in; half precision is a variant of them.
+
+    Raises:
+        UserError: parameters in another precision.
+    """
+    for parameter in model.module.parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            found = str(parameter.dtype).removeprefix("torch.")
+            raise UserError(f"{model.reference} is in {found}, and graphs are written from float32; load it anew for the export, what was trained on it fits")
 
 
 def check_artifacts(model: Model, artifacts: Mapping[str, Artifact], form: str = "slots") -> None:
@@ -32,7 +44,7 @@ def check_artifacts(model: Model, artifacts: Mapping[str, Artifact], form: str =
 def _check_name(name: str) -> None:
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise UserError(f"{name!r} cannot name an artifact in a bundle; use letters, digits and . + - _, beginning with a letter or digit")
-    if name in OWN_NAMES:
+    if name in OWN_CASES:
         raise UserError(f"{name!r} cannot name an artifact in a bundle: the recorded cases without an artifact are called so; give another name, as in NAME=FOLDER")
 
 

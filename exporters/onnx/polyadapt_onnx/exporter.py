@@ -22,21 +22,28 @@ from polyadapt.families.card import ExportRecipe
 from polyadapt.files import replacing_directory
 from polyadapt.model import Model
 from polyadapt.options import read_options
-from polyadapt_onnx.checks import check_artifacts
+from polyadapt_onnx.checks import check_artifacts, check_precision
 from polyadapt_onnx.forms import FORMS, Job
 from polyadapt_onnx.manifest import write_bundle_files
 from polyadapt_onnx.metrics import measure
 from polyadapt_onnx.options import ExportOptions
 from polyadapt_onnx.picture import write_picture_graph
-from polyadapt_onnx.triton import write_repository
+from polyadapt_onnx.triton import marker, write_repository
 from polyadapt_onnx.variants.build import build_variants, check_names
 from polyadapt_onnx.variants.errors import VariantError
 from polyadapt_onnx.views import views_of, writes
 
 
 @dataclass(frozen=True)
-class Bundle:
-    """Where a bundle lies and what its gate measured."""
+class Exported:
+    """Where a bundle lies and what its gate measured; `polyadapt_runtime.Bundle(exported.directory)` opens it.
+
+    Attributes:
+        directory: of the bundle.
+        form: `slots`, `merged` or `bank`.
+        report: what the gate measured; variants are in the bundle's `parity/report.json` besides.
+        size_bytes: of all files.
+    """
 
     directory: Path
     form: str
@@ -55,7 +62,7 @@ class Bundle:
         }
 
 
-def export(model: Model, artifacts: Mapping[str, Artifact], directory: Path | str, form: str = "slots", options: Mapping[str, Any] | None = None) -> Bundle:
+def export(model: Model, artifacts: Mapping[str, Artifact], directory: Path | str, form: str = "slots", options: Mapping[str, Any] | None = None) -> Exported:
     """Write a bundle.
 
     Args:
@@ -66,7 +73,8 @@ def export(model: Model, artifacts: Mapping[str, Artifact], directory: Path | st
         options: see `ExportOptions`. With layout `triton` the directory becomes a model repository, made from a bundle that passed its gate.
 
     Raises:
-        UserError: an artifact does not fit, cannot be called so or holds nothing that can be used, or the form does not suit it or an option.
+        UserError: an artifact does not fit, cannot be called so or holds nothing that can be used, the form does not suit it or an option, or the
+            model is not in float32.
         ExportError: the gate failed; nothing was written.
     """
     chosen = read_options(ExportOptions, dict(options or {}), "the onnx exporter")
@@ -74,6 +82,7 @@ def export(model: Model, artifacts: Mapping[str, Artifact], directory: Path | st
         raise UserError(f"unknown form {form!r}; bundles come as {' or '.join(FORMS)}")
     for artifact in artifacts.values():
         artifact.check_base(model.base_id, model.reference)
+    check_precision(model)
     check_artifacts(model, artifacts, form)
     if chosen.adapters and form != "slots":
         raise UserError(f"adapters=true writes the tensors that are fed to slots, and a bundle of form {form!r} takes none; leave it out, or use form 'slots'")
@@ -105,8 +114,8 @@ def recipe_of(model: Model) -> ExportRecipe:
     return recipes[model.task.kind]
 
 
-def _export(model: Model, artifacts: Mapping[str, Artifact], directory: Path, form: str, options: ExportOptions, recipe: ExportRecipe) -> Bundle:
-    with replacing_directory(directory) as staging, torch.no_grad():
+def _export(model: Model, artifacts: Mapping[str, Artifact], directory: Path, form: str, options: ExportOptions, recipe: ExportRecipe) -> Exported:
+    with replacing_directory(directory, "manifest.json") as staging, torch.no_grad():
         job = Job(model, artifacts, views_of(model, recipe), staging, options)
         made = FORMS[form](job)
         write_picture_graph(staging, model.processor.spec if model.processor is not None else None, made.report, options.seed)
@@ -116,13 +125,13 @@ def _export(model: Model, artifacts: Mapping[str, Artifact], directory: Path, fo
         if options.evaluate is not None:
             measure(staging, options.variants, options.evaluate)
         size = sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
-    return Bundle(directory, form, made.report.to_dict(), size)
+    return Exported(directory, form, made.report.to_dict(), size)
 
 
-def _as_repository(model: Model, artifacts: Mapping[str, Artifact], directory: Path, form: str, options: ExportOptions) -> Bundle:
+def _as_repository(model: Model, artifacts: Mapping[str, Artifact], directory: Path, form: str, options: ExportOptions) -> Exported:
     """A model repository in place of the bundle that it is made from."""
     name = options.name or directory.name
-    with tempfile.TemporaryDirectory() as folder, replacing_directory(directory) as staging:
+    with tempfile.TemporaryDirectory() as folder, replacing_directory(directory, marker(directory, name)) as staging:
         given = {**options.model_dump(), "name": name, "layout": "bundle"}
         made = export(model, artifacts, Path(folder) / "whole.bundle", form, given)
         write_repository(made.directory, staging)

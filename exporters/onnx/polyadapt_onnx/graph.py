@@ -20,11 +20,11 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from polyadapt.edits.form import legal_name
 from polyadapt.errors import ExportError
 from polyadapt.families.card import ExportRecipe
 from polyadapt.families.explicit_attention import ExplicitAttention
 from polyadapt.signature import Signature, TensorSpec
+from polyadapt.sites import module_name
 from polyadapt_onnx.biases import biases_last
 from polyadapt_onnx.slots import SlotGroup, free_axes
 
@@ -89,7 +89,7 @@ def write_graph(traced: Traced, path: Path) -> str:
     """
     names = [name for group in traced.groups for name in group.names().values()]
     outputs = [spec.name for spec in traced.signature.outputs]
-    module = GraphModule(traced.inner, outputs, {name: traced.parameter_prefix + legal_name(name) for name in names}).eval()
+    module = GraphModule(traced.inner, outputs, {name: traced.parameter_prefix + module_name(name) for name in names}).eval()
     inputs = {spec.name: traced.example[spec.name] for spec in traced.signature.inputs}
     slots = {name: traced.example_slots[name] for name in names}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,9 @@
 """Artifacts that come after the export: a bundle of form `slots` takes them without another trace.
 
 Bundle checked -> artifacts checked against its slots -> copied beside -> the gate, for the new artifacts alone -> their
-tensors, cases and checks joined to the old ones -> manifest sealed -> renamed into place. The graph is never touched, so
-what was proved of it stands. A signature does not: it covered the old files, and goes.
+tensors, cases and checks joined to the old ones -> manifest sealed -> renamed into place. Nodes and weights of the graphs
+are not touched, so what was proved of them stands; only what a graph's file says about itself is written anew. A signature
+does not stand: it covered the old files, and goes.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from polyadapt.model import Model
 from polyadapt.options import Options, read_options
 from polyadapt.signing import SIGNATURE
 from polyadapt_onnx.adapters import write_adapter_file
-from polyadapt_onnx.checks import check_artifacts
-from polyadapt_onnx.exporter import Bundle, recipe_of
+from polyadapt_onnx.checks import check_artifacts, check_precision
+from polyadapt_onnx.exporter import Exported, recipe_of
 from polyadapt_onnx.forms.job import Job, Made, cases_of
 from polyadapt_onnx.gate import Case, GateReport, Graph, check_artifact_effect, check_parity, check_swap
 from polyadapt_onnx.manifest import seal, write_artifact, write_parity
@@ -39,10 +40,10 @@ REPORT = "parity/report.json"
 class IntoOptions(Options):
     """Options of adding to a bundle."""
 
-    seed: int = Field(0, description="of the synthetic inputs of the gate")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the synthetic inputs of the gate")
 
 
-def add_artifacts(model: Model, artifacts: Mapping[str, Artifact], directory: Path | str, options: Mapping[str, Any] | None = None) -> Bundle:
+def add_artifacts(model: Model, artifacts: Mapping[str, Artifact], directory: Path | str, options: Mapping[str, Any] | None = None) -> Exported:
     """Add artifacts to a bundle, each with parity cases against torch.
 
     Args:
@@ -56,6 +57,7 @@ def add_artifacts(model: Model, artifacts: Mapping[str, Artifact], directory: Pa
         ExportError: the gate failed; the bundle is as it was.
     """
     chosen, directory = read_options(IntoOptions, dict(options or {}), "adding to a bundle"), Path(directory)
+    check_precision(model)
     check_artifacts(model, artifacts)
     manifest = _checked(model, artifacts, directory)
     views = views_of(model, recipe_of(model))
@@ -77,7 +79,7 @@ def add_artifacts(model: Model, artifacts: Mapping[str, Artifact], directory: Pa
         manifest["parity"] = {**manifest["parity"], **report.summary()}
         seal(staging, manifest)
         size = sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
-    return Bundle(directory, "slots", report.to_dict(), size)
+    return Exported(directory, "slots", report.to_dict(), size)
 
 
 def _checked(model: Model, artifacts: Mapping[str, Artifact], directory: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 
 from polyadapt.artifact import Artifact
 from polyadapt.edits.edit import slots_of
+from polyadapt.edits.streams import prompted
 from polyadapt.files import replacing_file, sha256_file, write_json
 from polyadapt.model import Model
 from polyadapt.tensors import save_tensors
@@ -29,6 +30,14 @@ from polyadapt_onnx.views import View, writes
 from polyadapt_runtime.seal import sealed
 
 FORMAT = 1
+RAW = {
+    "image": "a path of a picture, a PIL image or an array",
+    "audio": "a path of a recording, or (samples, rate in Hz)",
+    "text": "a text",
+    "phonemes": "a text",
+    "array": "an array",
+}
+"""What a bundle takes, by the kind of its pre-processing."""
 LIBRARIES = ("polyadapt", "torch", "onnx", "onnxruntime", "onnxscript", "transformers", "timm", "torchaudio", "diffusers")
 
 
@@ -66,8 +75,8 @@ def write_bundle_files(job: Job, made: Made, form: str, name: str, variants: Seq
         manifest["generation"] = dict(model.generation)
     if writes(model):
         layers, heads, size = model.family.cache_shape(model.backbone)
-        positions = getattr(getattr(model.backbone, "config", None), "max_target_positions", None)  # transformers' name; absent where positions are relative
-        held = {"maximum_tokens": positions} if positions else {}
+        positions = model.family.positions(model.backbone)
+        held = {"maximum_tokens": positions - prompted(edit for edit in made.baked if not model.family.encodes(edit.site))} if positions else {}
         manifest["generation"] = {**model.generation, **held, "past": {"layers": layers, "heads": heads, "head_size": size}}
     if variants:
         manifest["variants"] = {row.variant.name: row.describe(staging) for row in variants}
@@ -189,6 +198,7 @@ def readme(manifest: Mapping[str, Any]) -> str:
         call = f'b([x, y], artifact=["{names[0]}", None])'
     for name, conditioner in manifest.get("conditioners", {}).items():
         call = f'b(x, condition=b.condition("{conditioner["preprocess"]["kind"]} of the {name}"))'
+    raw = RAW.get((manifest["preprocess"] or {}).get("kind", ""), "a table of the graph's inputs, arrays by name")
     licences = "\n".join(f"- {what}: {licence}" for what, licence in manifest["licences"].items()) or "- none recorded"
     artifacts = "\n".join(f"- `{name}`: method {entry['method']}, {len(entry['labels'])} classes" for name, entry in manifest["artifacts"].items()) or "- none"
     parity = manifest["parity"]
@@ -196,7 +206,8 @@ def readme(manifest: Mapping[str, Any]) -> str:
         f"# {manifest['name']}\n\nTask {manifest['task']['kind']}, family {manifest['family']}, form `{manifest['form']}`.\n"
         f"Agreement with torch: largest relative error {parity['max_relative_error']:.1e}, tolerance {parity['tolerance']:.0e}.\n\n"
         "```python\n"
-        f'from polyadapt_runtime import Bundle\nb = Bundle("{manifest["name"]}.bundle")\nprint({call})\n```\n\n## Artifacts\n\n{artifacts}\n\n## Licences\n\n{licences}\n'
+        'from polyadapt_runtime import Bundle\n\nb = Bundle(".")  # the folder in which this file lies\n'
+        f"x = ...  # {raw}\nprint({call})\n```\n\n## Artifacts\n\n{artifacts}\n\n## Licences\n\n{licences}\n"
     )
 
 

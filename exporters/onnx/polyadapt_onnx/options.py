@@ -15,7 +15,7 @@ class ExportOptions(Options):
 
     name: str = Field("", description="name in the manifest; the directory's name by default")
     extra_slots: tuple[str, ...] = Field((), description="slots that no artifact uses yet, as sites:kind[~variant] with globs (attn.[qv]:lowrank), so that later artifacts fit")
-    seed: int = Field(0, description="of the synthetic inputs and edits of the gate")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the synthetic inputs and edits of the gate")
     legacy_fallback: bool = Field(True, description="try the legacy exporter under the same gate when dynamo cannot trace; recorded in the manifest")
     variants: tuple[str, ...] = Field((), description="further number formats of the graphs, each proven beside float32: float16, int8")
     evaluate: Callable[..., Any] | None = Field(

@@ -56,6 +56,11 @@ def write_repository(bundle: Path, repository: Path) -> list[str]:
     return list(models)
 
 
+def model_name(name: str) -> str:
+    """A bundle's name as Triton takes it."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+
+
 def config(name: str, graph: Mapping[str, Any], slots: Mapping[str, Any], has_labels: bool = False) -> str:
     """The model's configuration in protobuf's text format.
 
@@ -77,7 +82,7 @@ def config(name: str, graph: Mapping[str, Any], slots: Mapping[str, Any], has_la
 
 def _models(manifest: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Mapping[str, Any], str, list[str]]]]:
     """(graph, file, data) by the name of a model; the graph `model` carries the bundle's own name."""
-    base = re.sub(r"[^A-Za-z0-9_.-]", "_", manifest["name"])
+    base = model_name(manifest["name"])
     for title, graph in manifest["graphs"].items():
         name = base if title == "model" else f"{base}_{title}"
         yield name, (graph, graph["file"], graph["data"])
@@ -86,6 +91,13 @@ def _models(manifest: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Mapping[st
             suffix = PurePosixPath(place["file"]).stem.removeprefix(PurePosixPath(graph["file"]).stem)
             if suffix:
                 yield f"{name}{suffix}", (graph, place["file"], place["data"])
+
+
+def marker(repository: Path, name: str) -> str:
+    """A file that a repository of a bundle of this name has, by which one that lies there is known for one."""
+    base = model_name(name)
+    parts = sorted(repository.glob(f"{base}_*/config.pbtxt"))  # an encoder and a decoder have no model of the plain name
+    return f"{(parts[0].parent.name if parts else base)}/config.pbtxt"
 
 
 def _inputs(graph: Path) -> list[str]:

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -57,7 +58,7 @@ def _answer(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     if not options.inputs:
         return bundle.info(), True
     artifact = options.artifact
-    if artifact is not None and artifact not in bundle.artifacts() and ("/" in artifact or artifact.startswith(".")):
+    if artifact is not None and artifact not in bundle.artifacts() and Path(artifact).is_dir():
         artifact = bundle.load_artifact(artifact)
     return {item: _plain(bundle(item, artifact, options.scale, beams=options.beams)) for item in options.inputs}, True
 

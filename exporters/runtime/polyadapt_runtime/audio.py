@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from polyadapt_runtime.cutting import tell_cut
 from polyadapt_runtime.errors import InputError
 from polyadapt_runtime.resampling import resample
 from polyadapt_runtime.sound import Sound, open_sound
@@ -19,7 +20,6 @@ CLIPPED_SHARE = 1e-3  # ours: of samples that repeat the one before at full scal
 _FULL_SCALE = 0.99
 
 _log = logging.getLogger(__name__)
-_TOLD: set[tuple[str, float]] = set()
 
 
 def read_audio(raw: Any, spec: Mapping[str, Any]) -> np.ndarray:
@@ -27,8 +27,8 @@ def read_audio(raw: Any, spec: Mapping[str, Any]) -> np.ndarray:
 
     Args:
         raw: what `open_sound` takes: a path, a `Clip`, a `Sound`, or (array, rate in Hz).
-        spec: `sample_rate_hz`; `seconds` to cut or fill up with silence, or None; `minimum_seconds` and `maximum_seconds`; `refuse_silence`.
-            What is cut is said in a warning.
+        spec: `sample_rate_hz`; `seconds` to cut or fill up with silence, or None; `minimum_seconds` and `maximum_seconds`; `refuse_silence`
+            and `refuse_cut`, without which what is cut is said in a warning.
 
     Shape:
         float32 [samples].
@@ -46,8 +46,11 @@ def read_audio(raw: Any, spec: Mapping[str, Any]) -> np.ndarray:
         raise InputError(f"{sound.name} is empty")
     if limit is None and not is_whole:
         raise InputError(f"{sound.name} is longer than {LONGEST_S:g} s and this model sets no limit of its own; answer it in windows, or give shorter clips")
+    setting = "maximum_seconds" if seconds is None else "seconds"
+    if limit is not None and not is_whole and spec.get("refuse_cut"):
+        raise InputError(f"{sound.name} is longer than {setting} = {limit:g} s, and its text is of all of it; cut both, or raise {setting}")
     if limit is not None and not is_whole:
-        _tell_cut(sound.name, "maximum_seconds" if seconds is None else "seconds", float(limit))
+        tell_cut(sound.name, setting, float(limit), "windows (infer --window, transcribe) hear all of a sound")
     if spec.get("refuse_silence") and float(np.abs(samples).max()) < SILENT:
         raise InputError(f"{sound.name} is silent, and this model needs to hear something in it; give another clip")
     _warn(samples, sound.name)
@@ -71,14 +74,6 @@ def _beginning(sound: Sound, limit_s: float) -> tuple[np.ndarray, bool]:
         if found >= wanted:
             break
     return np.concatenate(parts), found <= round(limit_s * sound.rate_hz)  # rounded as windows are, none of which is too long
-
-
-def _tell_cut(name: str, setting: str, limit: float) -> None:
-    """A warning; where one length was asked for, a single one: whoever asked for it has a thousand such clips."""
-    level = logging.INFO if (setting, limit) in _TOLD else logging.WARNING
-    _log.log(level, "%s was cut to %s = %g; bundles that classify or transcribe sound hear all of it in windows", name, setting, limit)
-    if setting == "seconds":
-        _TOLD.add((setting, limit))
 
 
 def _warn(samples: np.ndarray, name: str) -> None:

@@ -22,7 +22,7 @@ from polyadapt_runtime.runner import rows_of, shares_examples
 from polyadapt_runtime.selftest import SelfTest, selftest
 from polyadapt_runtime.slots import Artifact, ArtifactInfo, Choice
 from polyadapt_runtime.store import ArtifactStore
-from polyadapt_runtime.variants import with_variant
+from polyadapt_runtime.variants import INTEGERS, with_variant
 from polyadapt_runtime.writing import Token
 
 Array = np.ndarray
@@ -53,6 +53,7 @@ class Bundle:
         self.manifest = with_variant(self.path, read_manifest(self.path, verify), variant)
         self._graphs = Graphs(self.path, self.manifest, device, threads)
         self._first, self._session = self.manifest.graphs[self.manifest.chain[0]], self._graphs.first
+        self._is_alone = variant == INTEGERS  # its activations are scaled by the largest of a call: a neighbour would change an answer
         self._store = ArtifactStore(self.path, self.manifest, self._session, cache_bytes, verify)
         self.processor: Processor | None = None
         self._postprocess = {**self.manifest.details, **self.manifest.postprocess}
@@ -71,12 +72,12 @@ class Bundle:
                 also a list, one name for each raw input.
             scale: how much of the artifact's effect; 1 with form `bank`.
             top: how many classes a `Prediction` names.
-            batch_size: the most examples in one run of the graph.
+            batch_size: the most examples in one run of the graph; with variant `int8` each has one of its own.
             beams: texts that a search follows, over the frames of a `ctc` model or of one that writes; 1 takes the best path.
             condition: inputs that are the same for all raw inputs, without a batch axis, as `condition` gives them; by default the artifact's own.
 
         Returns:
-            For one input a `Prediction`, an array or text; for a list or a table a list of them, features as one array [examples, d].
+            For one input a `Prediction`, an array of features, a text, or (other tasks) all outputs by name; for a list or a table a list of them, features as one array.
 
         Raises:
             InputError: the raw input is not what the model takes.
@@ -212,7 +213,7 @@ class Bundle:
 
     def generate(self, prompt: Any, max_tokens: int | None = None, artifact: Artifact | None = None, scale: float = 1.0, **options: Unpack[GenerationOptions]) -> str:
         """The text that `stream` gives, in one piece; options are those of `stream`."""
-        if self._writer.reader is None or not self._writer.reader.has_tokenizer:
+        if self.manifest.generation.get("past") and (self._writer.reader is None or not self._writer.reader.has_tokenizer):
             raise InputError("this bundle has no tokenizer; use stream(), which gives token ids")
         return "".join(token.text for token in self.stream(prompt, max_tokens, artifact, scale, **options))
 
@@ -221,7 +222,7 @@ class Bundle:
         processor, names = present(self.processor), named_rows(artifact, len(raws))
         examples = [self._conditioning.filled(processor(raw), condition or {}, self._store.condition(name)) for raw, name in zip(raws, names, strict=True)]
         rows: dict[int, Example] = {}
-        for part in batches(examples, 1 if shares_examples(self._first) else batch_size, processor.pads_exactly):
+        for part in batches(examples, 1 if self._is_alone or shares_examples(self._first) else batch_size, processor.pads_exactly):
             outputs = self.run(processor.collate([examples[index] for index in part]), artifact if self._bank is None else [names[index] for index in part], scale)
             found = rows_of(outputs, self._first)
             rows.update(zip(part, found, strict=True))

@@ -37,6 +37,11 @@ class Decoding:
         self._present = {name: name.replace("past.", "present.", 1) for name in past}
         self._cached = length_of(past)
 
+    @property
+    def prompted(self) -> int:
+        """Places that learned prompts take before the text: they are numbered like its tokens."""
+        return max((value.shape()[-2] for name, value in self._once.items() if name.endswith(".tokens")), default=0)
+
     def scores(self, ids: np.ndarray) -> np.ndarray:
         """Scores of the next token after more tokens; int64 [rows, tokens] -> [rows, vocabulary]."""
         value = self._session.value

@@ -12,7 +12,11 @@ from polyadapt_runtime.errors import ManifestError
 
 LONGEST_SIDE_PX = 8192  # ours: of a picture that a model takes
 LONGEST_S = 3600.0  # ours: to which a sound is filled up
+LOWEST_HZ = 100  # ours: a lower rate would need filters as long as whole recordings
+MOST_SAMPLES = 1 << 28  # ours: of a sound that is filled up, a gigabyte
 LARGEST = 1 << 31  # of ids and sizes
+MOST_HEADS = 1 << 16  # ours: heads of a layer, numbers of a head, layers
+OWN_CASES = ("base", "random")  # of a bundle's proof: an artifact of that name would take their place, and nothing would prove the base
 
 Check = Callable[[Any], bool]
 
@@ -20,6 +24,14 @@ Check = Callable[[Any], bool]
 def whole(least: int = 0) -> Check:
     """A whole number from `least` on."""
     return lambda value: type(value) is int and least <= value < LARGEST
+
+
+def _text_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _texts_or_none(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(isinstance(item, str) for item in value))
 
 
 def number(above: float = 0.0, most: float = math.inf) -> Check:
@@ -66,9 +78,10 @@ _SPECS: dict[str, dict[str, tuple[Check, str]]] = {
     "image": {
         "size_px": (_sides, f"[height, width], whole numbers from 1 to {LONGEST_SIDE_PX}"),
         "crop_fraction": (number(), "a number above 0"),
+        "channels": (lambda value: type(value) is int and value in (1, 3), "1 or 3"),
     },
     "audio": {
-        "sample_rate_hz": (number(most=1e6), "a rate above 0"),
+        "sample_rate_hz": (lambda value: number(most=1e6)(value) and value >= LOWEST_HZ, f"a rate from {LOWEST_HZ} Hz on"),
         "seconds": (none_or(number(most=LONGEST_S)), f"a number above 0 and up to {LONGEST_S:g}, or null"),
         "minimum_seconds": (none_or(number(-1e-9)), "a number, or null"),
         "maximum_seconds": (none_or(number()), "a number above 0, or null"),
@@ -85,7 +98,12 @@ _GENERATION: dict[str, tuple[Check, str]] = {
     "past": (none_or(lambda value: isinstance(value, dict)), "a table"),
 }
 _TIMESTAMPS = {"first_id": (whole(), "an id"), "off_id": (whole(), "an id"), "step_s": (number(), "a number above 0")}
-_PAST = {key: (whole(1), "a whole number from 1 on") for key in ("layers", "heads", "head_size")}
+_PAST = {key: (lambda value: whole(1)(value) and value <= MOST_HEADS, f"a whole number from 1 to {MOST_HEADS}") for key in ("layers", "heads", "head_size")}
+_POSTPROCESS: dict[str, tuple[Check, str]] = {
+    "blank_id": (none_or(whole()), "an id, or null"),
+    "separator": (_text_or_none, "a text, or null"),
+    "vocabulary": (_texts_or_none, "a list of texts, or null"),
+}
 
 
 def check_fields(table: Mapping[str, Any], known: Mapping[str, tuple[Check, str]], where: str) -> None:
@@ -106,9 +124,20 @@ def check_spec(spec: Mapping[str, Any], where: str) -> None:
         ManifestError: naming the field.
     """
     check_fields(spec, _SPECS.get(str(spec.get("kind")), {}), where)
+    if spec.get("kind") == "audio" and (spec.get("seconds") or 0.0) * spec.get("sample_rate_hz", 0) > MOST_SAMPLES:
+        raise ManifestError(f"{where}: seconds {spec['seconds']:g} at {spec['sample_rate_hz']:g} Hz are more than {MOST_SAMPLES} samples; export it again")
     fraction = spec.get("crop_fraction", 1.0)
     if spec.get("kind") == "image" and not 1 <= max(spec["size_px"]) / fraction <= LONGEST_SIDE_PX:
         raise ManifestError(f"{where}: crop_fraction {fraction} of {spec['size_px']} asks for pictures that are no picture or larger than {LONGEST_SIDE_PX} px; export it again")
+
+
+def check_postprocess(table: Mapping[str, Any], where: str) -> None:
+    """Check how outputs become an answer.
+
+    Raises:
+        ManifestError: naming the field.
+    """
+    check_fields(table, _POSTPROCESS, where)
 
 
 def check_generation(table: Mapping[str, Any], inputs: int, vocabulary: int | str, where: str) -> None:
@@ -130,9 +159,12 @@ def check_generation(table: Mapping[str, Any], inputs: int, vocabulary: int | st
     if 2 * past.get("layers", 0) > inputs:
         raise ManifestError(f"{where}.past: layers must be at most half of the {inputs} inputs of the graph, found {past['layers']}; export it again")
     if isinstance(vocabulary, int):
-        for key in ("suppress_ids", "begin_suppress_ids"):
-            if beyond := [token for token in table.get(key) or () if token >= vocabulary]:
-                raise ManifestError(f"{where}: {key} must be ids below {vocabulary}, as many as the graph scores, found {beyond[0]}; export it again")
+        times = table.get("timestamps") or {}
+        named = [(f"{where}: {key}", table.get(key) or ()) for key in ("eos_ids", "start_ids", "suppress_ids", "begin_suppress_ids")]
+        named += [(f"{where}.timestamps: {key}", [times[key]]) for key in ("first_id", "off_id") if key in times]
+        for key, tokens in named:
+            if beyond := [token for token in tokens if token >= vocabulary]:
+                raise ManifestError(f"{key} must be ids below {vocabulary}, as many as the graph scores, found {beyond[0]}; export it again")
 
 
 def filled_inputs(spec: Mapping[str, Any]) -> set[str]:

@@ -11,7 +11,7 @@ into `decoder` at every step, beside the tokens and the cache.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -81,12 +81,11 @@ class Writer:
         """
         if unknown := sorted(set(options) - set(GenerationOptions.__annotations__)):
             raise InputError(f"no option {unknown[0]!r}{nearest(unknown[0], GenerationOptions.__annotations__)}")
-        sampling, beams, stop, stop_ids = options.get("sampling") or Sampling(), options.get("beams"), options.get("stop", ()), options.get("stop_ids")
-        beams = Beams(beams) if isinstance(beams, int) else beams
+        sampling, beams = options.get("sampling") or Sampling(), options.get("beams")
+        beams = Beams(int(beams)) if isinstance(beams, int | np.integer) else beams
         if beams is not None and sampling.temperature:
             raise InputError("a beam search draws nothing; leave temperature at 0, or leave out beams")
-        if isinstance(stop, str) or not all(stop):
-            raise InputError(f"stop is a list of texts that are not empty, found {stop!r}")
+        stop, stop_ids = _stops(options)
         reader = self.reader if self.reader is not None and self.reader.has_tokenizer else None
         if stop and reader is None:
             raise InputError("this bundle has no tokenizer to find stop texts with; use stop_ids")
@@ -97,24 +96,30 @@ class Writer:
             rules = TimedRules(rules, Times.of(self._settings), len(begin), frozenset(stops))
         prompt, decoding = self._begin(raw, slots)
         prompt = begin or prompt
-        limit = self._limit(max_tokens, len(prompt))
+        limit = self._limit(max_tokens, len(prompt), decoding.prompted)
         if beams is not None:
             ids = iter(search(decoding, prompt, beams, rules, stops, limit))
         else:
             ids = sampled(decoding, prompt, sampling, rules, stops, limit)
         # Whoever gives a limit for a text knows of it; a transcript has an end, and the rest of what was said is lost.
         is_told = max_tokens is None or limit < max_tokens or self._hears
-        return with_text(told_of_limit(ids, limit) if is_told else ids, reader, tuple(stop))
+        return with_text(told_of_limit(ids, limit) if is_told else ids, reader, stop)
 
     @property
     def _hears(self) -> bool:
         return self._processor is not None and self._processor.kind == "audio"
 
-    def _limit(self, asked: int | None, prompt: int) -> int:
-        """The most tokens behind a prompt of some: what was asked for, or usual, within what the model can hold."""
+    def _limit(self, asked: int | None, prompt: int, prompted: int) -> int:
+        """The most tokens behind a prompt of some, and a learned one of some: what was asked for, or usual, within what the model can hold."""
         usual = WINDOW_TOKENS if self._hears else TEXT_TOKENS
         limit, held = usual if asked is None else asked, self._settings.get("maximum_tokens")
-        return limit if held is None else max(0, min(limit, held - prompt))
+        if held is None:
+            return limit
+        room = int(held) - prompted - prompt
+        if room < 1:
+            learned = f" beside {prompted} learned ones" if prompted else ""
+            raise InputError(f"the prompt takes {prompt} tokens, and the model holds {held}{learned} with what it writes; shorten it")
+        return min(limit, room)
 
     def _chosen_start(self, options: GenerationOptions) -> list[int]:
         """The ids that stand before a transcript of the language and with the times that were asked for; none where nothing was."""
@@ -146,7 +151,7 @@ class Writer:
 
     def _prompt(self, raw: Any) -> list[int]:
         if not isinstance(raw, str):
-            return [int(token) for token in raw]
+            return _token_ids(raw)
         if self.reader is None:
             raise InputError("this bundle does not read text; give token ids")
         return self.reader.encode(raw, cut=False)[0]
@@ -170,6 +175,41 @@ class Writer:
         return {name: self._decoder.value(np.zeros((1, shape["heads"], 0, shape["head_size"]), known[name])) for name in names}
 
 
+def _stops(options: GenerationOptions) -> tuple[tuple[str, ...], set[int] | None]:
+    """Texts and ids that end a text; None for ids where the manifest's hold.
+
+    Raises:
+        InputError: they are something else.
+    """
+    texts: Any = options.get("stop", ())
+    ids: Any = options.get("stop_ids")
+    if isinstance(texts, str) or not isinstance(texts, Collection) or not all(isinstance(text, str) and text for text in texts):
+        raise InputError(f"stop is a list of texts that are not empty, found {texts!r}")
+    if ids is None:
+        return tuple(texts), None
+    ids = ids.tolist() if isinstance(ids, np.ndarray) else ids
+    if isinstance(ids, str) or not isinstance(ids, Collection) or not all(isinstance(token, int | np.integer) for token in ids):
+        raise InputError(f"stop_ids is a list of token ids, found {ids!r}")
+    return tuple(texts), {int(token) for token in ids}
+
+
+def _token_ids(raw: Any) -> list[int]:
+    """A prompt of ids: whole numbers in a row.
+
+    Raises:
+        InputError: it is something else.
+    """
+    try:
+        ids = np.asarray(raw) if isinstance(raw, list | tuple | np.ndarray) else np.zeros(0)
+    except ValueError:  # rows of different lengths
+        ids = np.zeros(0)
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise InputError(f"a prompt is a text, or token ids in a row; found {type(raw).__name__} {str(raw)[:40]!r}")
+    if (ids < 0).any():  # a graph would count them from the end of the vocabulary
+        raise InputError(f"token ids are 0 or above, found {int(ids.min())}")
+    return [int(token) for token in ids]
+
+
 def sampled(decoding: Decoding, prompt: Sequence[int], sampling: Sampling, rules: ScoreRules, stops: set[int], max_tokens: int) -> Iterator[int]:
     """Tokens as they are drawn, or the likeliest ones, until one of `stops`."""
     generator = np.random.default_rng(sampling.seed)
@@ -191,4 +231,10 @@ def told_of_limit(ids: Iterator[int], limit: int) -> Iterator[int]:
         count += 1
         yield token
     if count and count == limit:
-        _log.warning("the text was ended after %d tokens, the most that were allowed; give max_tokens, or shorter input where the model holds no more", limit)
+        warn_of_limit(limit)
+
+
+def warn_of_limit(limit: int) -> None:
+    """Say that a text has as many tokens as it may have, so that its end may be missing."""
+    hint = "give max_tokens (infer: -o maximum_new_tokens), or shorter input where the model holds no more"
+    _log.warning("the text was ended after %d tokens, the most that were allowed; %s", limit, hint)

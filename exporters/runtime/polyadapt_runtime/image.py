@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 
 from polyadapt_runtime.errors import InputError, MissingLibraryError
+from polyadapt_runtime.fields import LONGEST_SIDE_PX
+
+MOST_PIXELS = LONGEST_SIDE_PX**2  # of a picture that covers what is cut out of it; a long and narrow one grows beyond all memory
 
 _MODES = {3: "RGB", 1: "L"}
 _FILTERS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
@@ -53,14 +56,16 @@ def _planes(raw: Any, channels: int) -> list[Any]:
         raise MissingLibraryError("Pillow", "image", "reading an image") from error
     if isinstance(raw, np.ndarray):
         return _planes_of_array(raw, channels, Image)
-    if isinstance(raw, Image.Image):
-        return [_eight_bits(raw, channels, ImageOps)]
-    if not isinstance(raw, str | os.PathLike):
+    if not isinstance(raw, str | os.PathLike | Image.Image):
         raise InputError(f"an image is a path, a PIL image or an array, found {type(raw).__name__}")
     try:
+        if isinstance(raw, Image.Image):
+            return [_eight_bits(raw, channels, ImageOps)]  # read only now, where it was opened from a file
         with Image.open(raw) as image:
             return [_eight_bits(image, channels, ImageOps)]
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # Pillow raises anything from SyntaxError to struct.error on broken files
         raise InputError(f"cannot read image {raw}: {error}") from error
 
 
@@ -96,6 +101,9 @@ def _fit(image: Any, height: int, width: int, spec: Mapping[str, Any]) -> Any:
     to_height, to_width = math.floor(height / fraction), math.floor(width / fraction)
     if spec.get("resize", "crop") == "crop":
         to_height, to_width = _covering(image.height, image.width, to_height, to_width)
+        if to_height * to_width > MOST_PIXELS:
+            whole, made = f"{image.width} x {image.height}", f"{to_width} x {to_height}"
+            raise InputError(f"a picture of {whole} px would be {made} px before its centre is cut out, more than {MOST_PIXELS} pixels; crop it first")
     image = image.resize((to_width, to_height), Image.Resampling[spec.get("interpolation", "bicubic").upper()])
     top, left = round((to_height - height) / 2.0), round((to_width - width) / 2.0)
     return image.crop((left, top, left + width, top + height))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from polyadapt_runtime.errors import ManifestError
-from polyadapt_runtime.fields import check_generation, strange_condition
+from polyadapt_runtime.fields import check_generation, check_postprocess, strange_condition
 from polyadapt_runtime.files import MANIFEST, check_external_data, check_plain, check_tree, safe_relative
 from polyadapt_runtime.seal import check_seal
 from polyadapt_runtime.tensors import unique_keys
@@ -19,6 +19,7 @@ from polyadapt_runtime.tensors import unique_keys
 FORMAT = 1
 FORMS = ("slots", "merged", "bank")
 MAXIMUM_BYTES = 16 << 20  # of a JSON file; as Python's tables it takes some twenty times as much
+LARGEST_WHOLE = 1 << 63
 PLAIN = "float32"  # what the graphs of every bundle are
 NUMBERS = "artifact_id"  # the input of a bank that says which artifact each row has
 MEASURES = ("max-relative", "rmse-std")
@@ -239,13 +240,20 @@ def read_json(path: Path) -> Any:
     try:
         if path.stat().st_size > MAXIMUM_BYTES:
             raise ManifestError(f"{path} has more than {MAXIMUM_BYTES} bytes")
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys, parse_int=_whole)
     except OSError as error:
         raise ManifestError(f"cannot read {path}: {error.strerror or error}") from error
     except MemoryError as error:
         raise ManifestError(f"{path} needs more memory than there is") from error
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{path} is not valid JSON ({error}); copy it again") from error
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if not -LARGEST_WHOLE <= value < LARGEST_WHOLE:
+        raise ValueError(f"a whole number of more than 64 bits, {text[:20]}")
+    return value
 
 
 def read_table(path: Path) -> dict[str, Any]:
@@ -399,4 +407,5 @@ def _check_references(manifest: Manifest, where: str) -> None:
             raise ManifestError(f"{where}: artifact {name!r} {reason}")
     writer = manifest.graphs[manifest.chain[-1]]
     vocabulary = next((port.shape[-1] for port in writer.outputs if port.name == "logits" and port.shape), "")
+    check_postprocess(manifest.postprocess, f"{where}: postprocess")
     check_generation(manifest.generation, len(writer.inputs), vocabulary, f"{where}: generation")

@@ -1,8 +1,7 @@
 """Outputs of a graph to answers, as data says.
 
-Specs by kind: `classification` (output `logits`), `features`, `array` (`output` names it, else the first),
-`ctc` (`logits` [frames, vocabulary]; `blank_id`, else 0; `separator` between words; the labels are the vocabulary, else
-`vocabulary` is). A task's `details` count as part of the spec. Any other kind hands out all outputs by name.
+Specs by kind: `classification` (output `logits`), `features`, `ctc` (`logits` [frames, vocabulary]; `blank_id`, else 0;
+`separator` between words; the labels are the vocabulary, else `vocabulary` is). A task's `details` count as part of the spec. Any other kind hands out all outputs by name.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ def interpret(row: Mapping[str, np.ndarray], spec: Mapping[str, Any], labels: Se
         beams: width of the search over texts of `ctc`; 1 takes the best path.
 
     Raises:
-        GraphError: the output that the spec reads is missing, or has another rank.
+        GraphError: the output that the spec reads is missing, has another rank, or holds what is no number.
         InputError: less than one beam.
     """
     kind = spec.get("kind")
@@ -53,9 +52,6 @@ def interpret(row: Mapping[str, np.ndarray], spec: Mapping[str, Any], labels: Se
         return classify(_output(row, "logits", 1), labels, top)
     if kind == "features":
         return _output(row, "features", 1)
-    if kind == "array":
-        name = spec.get("output") or next(iter(row))
-        return _output(row, name, None)
     if kind == "ctc":
         return read_frames(_output(row, "logits", 2), labels or spec.get("vocabulary") or (), int(spec.get("blank_id") or 0), spec.get("separator"), beams)
     return dict(row)
@@ -69,8 +65,11 @@ def classify(logits: np.ndarray, labels: Sequence[str], top: int = 5) -> Predict
     return Prediction(best[0][0], best[0][1], best)
 
 
-def _output(row: Mapping[str, np.ndarray], name: str, rank: int | None) -> np.ndarray:
-    if name not in row or (rank is not None and row[name].ndim != rank):
+def _output(row: Mapping[str, np.ndarray], name: str, rank: int) -> np.ndarray:
+    if name not in row or row[name].ndim != rank:
         found = ", ".join(f"{key} {list(value.shape)}" for key, value in row.items())
-        raise GraphError(f"post-processing reads output {name!r}{'' if rank is None else f' with {rank} axes an example'}; the graph gives: {found}")
-    return row[name]
+        raise GraphError(f"post-processing reads output {name!r} with {rank} axes an example; the graph gives: {found}")
+    value = row[name]
+    if value.dtype.kind == "f" and (np.isnan(value).any() or np.isposinf(value).any()):
+        raise GraphError(f"output {name!r} holds numbers that are not finite; look at the input and, with an artifact, at its scale")
+    return value

@@ -3,7 +3,7 @@
 Specs by kind (`input` names the graph's input):
     image   {"kind": "image", "input", "size_px": [h, w], "resize": "crop" | "squash", "crop_fraction", "interpolation", "channels"}
     audio   {"kind": "audio", "input", "sample_rate_hz", "seconds", "minimum_seconds", "maximum_seconds": number or null each,
-             "refuse_silence": true or false, "lengths": input that takes the number of samples}
+             "refuse_silence": true or false, "refuse_cut": the same, "lengths": input that takes the number of samples}
     text    {"kind": "text", "tokenizer": asset, "maximum_tokens", "pad_id", "pad_side", "inputs": {"ids", "mask", "types"}}
     phonemes {"kind": "phonemes", "symbols": asset, "language", "maximum_tokens": number or null, "pad_id", "inputs": {"ids", "mask"}}
     array   {"kind": "array", "input", "shape": [numbers or names of free axes], "dtype"}

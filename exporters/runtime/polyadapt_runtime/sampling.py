@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from polyadapt_runtime.errors import InputError
+from polyadapt_runtime.errors import GraphError, InputError
 from polyadapt_runtime.postprocess import softmax
 
 
@@ -36,6 +36,8 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 0.0 <= self.temperature < float("inf") or not 0.0 < self.top_p <= 1.0 or (self.top_k is not None and self.top_k < 1):
             raise InputError(f"temperature is 0 or above, top_p above 0 and at most 1, top_k at least 1; found {self.temperature}, {self.top_p}, {self.top_k}")
+        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0):
+            raise InputError(f"seed is a whole number, 0 or above, found {self.seed!r}")
         if not 0.0 < self.repetition_penalty < float("inf"):
             raise InputError(f"repetition_penalty is above 0 (1 for none), found {self.repetition_penalty}")
 
@@ -52,7 +54,13 @@ class Sampling:
         return np.asarray(kept / kept.sum())
 
     def pick(self, scores: np.ndarray, generator: np.random.Generator) -> int:
-        """The next token from scores [vocabulary]."""
+        """The next token from scores [vocabulary].
+
+        Raises:
+            GraphError: a score is not a number.
+        """
+        if np.isnan(scores).any():
+            raise GraphError("the graph gives scores that are not numbers; look at the input and, with an artifact, at its scale")
         if self.temperature == 0.0:
             return int(scores.argmax())
         return int(generator.choice(len(scores), p=self.chances(scores)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,17 @@ FIELD, BLANK = "sha256", "0" * 64
 def sealed(table: Mapping[str, Any]) -> str:
     """The text of a manifest with its digest in front."""
     rest = {key: value for key, value in table.items() if key != FIELD}
-    text = json.dumps({FIELD: BLANK, **rest}, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(finite({FIELD: BLANK, **rest}), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     return text.replace(BLANK, hashlib.sha256(text.encode()).hexdigest(), 1)
+
+
+def finite(value: Any) -> Any:
+    """JSON has no word for infinite or not a number: both become null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def check_seal(path: Path, recorded: str) -> None:

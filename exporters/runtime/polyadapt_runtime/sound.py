@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import wave
 from collections.abc import Callable, Iterator
@@ -25,6 +26,8 @@ ENCODINGS = {"s16le": "<i2", "s32le": "<i4", "f32le": "<f4", "u8": "u1"}
 
 _BLOCK_FRAMES = 1 << 16
 _WIDTHS = (1, 2, 3, 4)
+_HEADER_BYTES = 4  # the longest of these
+_HEADERS = {b"RIFF": "WAV", b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3": "MP3", b"FORM": "AIFF"}
 _HEADERLESS = {".g722": "g722"}  # formats that a name must tell, by their name in FFmpeg
 _Opener = Callable[[str, float], tuple[int, Iterator[np.ndarray]]]
 
@@ -59,11 +62,26 @@ class Sound:
 
 @dataclass(frozen=True)
 class Clip:
-    """A part of a file, in seconds; without an end it goes on to the file's."""
+    """A part of a file, in seconds; without an end it goes on to the file's.
+
+    Raises:
+        InputError: it begins before the file, or does not end behind its beginning.
+    """
 
     path: Path
     start_s: float = 0.0
     end_s: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
+        if not 0 <= self.start_s < math.inf or (self.end_s is not None and not self.start_s < self.end_s < math.inf):
+            raise InputError(f"a part of {self.path} begins at 0 s or later and ends behind that; asked were {self.start_s} to {self.end_s} s")
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        end = "the end" if self.end_s is None else f"{self.end_s:g} s"
+        return str(self.path) if not self.start_s and self.end_s is None else f"{self.path} from {self.start_s:g} s to {end}"
 
 
 def open_sound(raw: Any) -> Sound:
@@ -87,7 +105,7 @@ def open_sound(raw: Any) -> Sound:
         check_rate(float(raw[1]))
         return Sound(int(raw[1]), iter([_frames(scaled(_array(raw[0])))]))
     if isinstance(raw, np.ndarray | list):
-        raise InputError("an array of samples does not say its rate; give (array, rate in Hz)")
+        raise InputError("an array of samples does not say its rate; give (array, rate in Hz), or --rate HZ on a command line")
     raise InputError(f"a sound is a path or (array, rate in Hz), found {type(raw).__name__}")
 
 
@@ -139,8 +157,13 @@ def _frames(samples: np.ndarray) -> np.ndarray:
 def _pcm_blocks(stream: BinaryIO, dtype: np.dtype[Any], channels: int) -> Iterator[np.ndarray]:
     read = getattr(stream, "read1", stream.read)  # what is there now, where the stream can tell
     frame_bytes, held = dtype.itemsize * channels, b""
+    beginning = b""
     while data := read(_BLOCK_FRAMES):
         held += data
+        if len(beginning) < _HEADER_BYTES:
+            beginning += data[:_HEADER_BYTES]
+            if kind := next((name for mark, name in _HEADERS.items() if beginning.startswith(mark)), None):
+                raise InputError(f"the stream begins as a {kind} file does, and raw samples were asked for; give the file itself, or let ffmpeg write raw samples (-f s16le)")
         whole = len(held) // frame_bytes * frame_bytes
         if whole:
             yield scaled(np.frombuffer(held[:whole], dtype)).reshape(-1, channels)
@@ -168,7 +191,7 @@ def _open_file(clip: Clip) -> Sound:
             check_rate(rate)
             if is_longer and opener is _open_wav:
                 _log.warning("%s goes on behind the end that its header tells, and is read up to there; install soundfile (extra audio), which hears the rest", path)
-            return Sound(rate, blocks if clip.end_s is None else _until(blocks, round(clip.end_s * rate) - round(clip.start_s * rate)), path)
+            return Sound(rate, blocks if clip.end_s is None else _until(blocks, round(clip.end_s * rate) - round(clip.start_s * rate)), clip.name)
     if isinstance(reasons[0], MissingLibraryError):
         raise reasons[0]
     hint = "".join(f"; {reason}" for reason in reasons if isinstance(reason, MissingLibraryError))

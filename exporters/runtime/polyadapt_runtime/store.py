@@ -188,6 +188,8 @@ class ArtifactStore:
             raise ArtifactError(f"{what} lists slots that its file does not hold: {', '.join(absent[:5])}; copy it again")
         taken = {slot: found[slot] for slot in slots}
         check_fit(self._manifest, base_id, {slot: (value.shape, str(value.dtype)) for slot, value in taken.items()}, what)
+        if strange := [slot for slot, value in taken.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]:
+            raise ArtifactError(f"{what}: {strange[0]} holds numbers that are not finite; train it again")
         return taken
 
     def _weighed(self, weights: Mapping[str, float]) -> Tensors:

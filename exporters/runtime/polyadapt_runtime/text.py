@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from polyadapt_runtime.cutting import tell_cut
 from polyadapt_runtime.errors import InputError, MissingLibraryError
+
+SHOWN = 40  # characters of a text that a message quotes
 
 
 class TextReader:
@@ -29,8 +32,14 @@ class TextReader:
         self._tokenizers: dict[bool, Any] = {}
 
     def __call__(self, raw: Any) -> dict[str, np.ndarray]:
-        """One text, pair of texts, or array of ids as int64 [tokens] for each input of the graph."""
+        """One text, pair of texts, or array of ids as int64 [tokens] for each input of the graph.
+
+        Raises:
+            InputError: it is none, or has no token: a graph would answer for what fills the row up.
+        """
         ids, types = self.encode(raw)
+        if not ids:
+            raise InputError("the text is empty, and the model would answer for nothing; give at least one token")
         values = {"ids": np.array(ids, np.int64), "mask": np.ones(len(ids), np.int64), "types": np.array(types, np.int64)}
         return {name: values[role] for role, name in self._names.items() if name}
 
@@ -38,13 +47,20 @@ class TextReader:
         """Token ids and type ids; `cut` keeps at most `maximum_tokens` of a text, its closing tokens among them."""
         if isinstance(raw, np.ndarray) and raw.ndim == 1 and raw.dtype.kind in "iu":
             kept = raw[: self._maximum] if cut else raw
+            if len(kept) < len(raw):
+                self._tell_cut(f"a row of {len(raw)} token ids")
             return [int(token) for token in kept], [0] * len(kept)
         pair = isinstance(raw, tuple) and len(raw) == 2 and all(isinstance(part, str) for part in raw)
         if not isinstance(raw, str) and not pair:
             raise InputError(f"a text is a string, a pair of strings or an int array of token ids, found {type(raw).__name__}")
         tokenizer = self._tokenizer(cut)
         encoded = tokenizer.encode(*raw) if pair else tokenizer.encode(raw)
+        if encoded.overflowing:
+            self._tell_cut(f"the text {' '.join((raw[0] if pair else raw)[:SHOWN].split())!r}…")
         return encoded.ids, encoded.type_ids
+
+    def _tell_cut(self, what: str) -> None:
+        tell_cut(what, "maximum_tokens", float(self._maximum or 0), "load the model with more of them, or give shorter texts")
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""

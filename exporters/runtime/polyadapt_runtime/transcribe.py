@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 WINDOW_S = 30.0  # where the model sets no limit
 SHORTEST_S = 0.1  # of a rest that is worth a window
-LEAST_TOKENS, TOKENS_A_SECOND = 24, 25  # ours: more than anyone says, so that a model that repeats itself over a short clip comes to an end
+LEAST_TOKENS, TOKENS_A_SECOND = (
+    24,
+    50,
+)  # ours: more than anyone says, also in scripts of three tokens a letter; so a model that repeats itself comes to an end
 
 _log = logging.getLogger(__name__)
 

@@ -10,6 +10,9 @@ from polyadapt_runtime.errors import ManifestError, nearest
 from polyadapt_runtime.files import MANIFEST, check_external_data, safe_relative
 from polyadapt_runtime.manifest import MEASURES, PLAIN, Manifest, need, onnx_file, optional, strings, tolerance_in
 
+INTEGERS = "int8"
+"""The variant whose graphs quantise what flows through them, by the largest value of a call."""
+
 
 def variants_of(manifest: Manifest) -> tuple[str, ...]:
     """What a bundle can run as."""

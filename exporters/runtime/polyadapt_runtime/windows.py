@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -45,21 +46,27 @@ def classify_windows(bundle: Bundle, raw: Any, window_s: float = 1.0, hop_s: flo
         scale: as in a call of the bundle.
 
     Raises:
-        InputError: another task, a window that the model would cut, or a sound that cannot be read.
+        InputError: another task, a window that the model would cut, or a sound that is empty or cannot be read.
     """
     spec = sound_spec(bundle, ("classification",))
     hop_s = window_s if hop_s is None else hop_s
     limit = next((spec[key] for key in ("seconds", "maximum_seconds") if spec.get(key) is not None), None)
+    least = spec.get("minimum_seconds") or 0.0
+    if not least <= window_s < math.inf or not window_s > 0:
+        raise InputError(f"a window is longer than 0 s and as long as this model hears at least ({least:g} s); asked were windows of {window_s:g} s")
     if not 0 < hop_s <= window_s:
         raise InputError(f"windows of {window_s:g} s every {hop_s:g} s would leave sound out; the hop is above 0 and at most the window")
     if limit is not None and window_s > limit:
-        raise InputError(f"this model hears {limit:g} s at most, asked were windows of {window_s:g} s")
+        raise InputError(f"this model hears {limit:g} s at most, asked were windows of {window_s:g} s; take shorter ones")
     sound = open_sound(raw)
     rate = sound.rate_hz
     size, hop = max(1, round(window_s * rate)), max(1, round(hop_s * rate))
+    first = -1
     for first, samples in cut(sound.mono(), size, hop):
         found = bundle((samples, rate), artifact, scale, top=_EVERY_CLASS)
         yield Window(first / rate, (first + len(samples)) / rate, found.label, found.score, found.top)
+    if first < 0:
+        raise InputError(f"{sound.name} is empty")
 
 
 def mean_prediction(windows: Iterable[Window], top: int = 5) -> Prediction:

@@ -14,7 +14,7 @@ class TableWorldOptions(Options):
     """Options of `table-world:`, given beside the URI or behind its `?`."""
 
     episodes: int = Field(40, ge=1, description="demonstrations")
-    seed: int = Field(0, ge=0, description="of starting positions and disturbances")
+    seed: int = Field(0, ge=0, lt=2**63, description="of starting positions and disturbances")
     rotation_deg: float = Field(0.0, ge=-180, le=180, description="how far the actuators are turned against the table: a command moves the gripper in another direction")
     goal_shift_x_m: float = Field(0.0, ge=-0.2, le=0.2, description="where the goal lies, seen from its marker: a camera that is not calibrated")
     goal_shift_y_m: float = Field(0.0, ge=-0.2, le=0.2, description="as goal_shift_x_m")
@@ -24,7 +24,7 @@ class TableWorldOptions(Options):
 class TablePolicyOptions(LoadOptions):
     """Options of `table-policy:`."""
 
-    seed: int = Field(0, ge=0, description="of the demonstrations and of training")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the demonstrations and of training")
 
 
 TABLE_WORLD = ReaderCard(

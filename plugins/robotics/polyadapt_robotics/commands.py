@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from polyadapt.errors import UserError
+from polyadapt.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from polyadapt_robotics.rollout import Policy
@@ -64,9 +64,11 @@ def _of_bundle(path: Path, artifacts: tuple[str, ...]) -> Iterator[tuple[str, Po
     from polyadapt_runtime import Bundle
 
     bundle = Bundle(path, device="cpu")
-    _check_inputs([(port.name, tuple(port.shape)) for port in bundle.manifest.graphs["model"].inputs if port.name != ARTIFACT_ID], str(path))
+    _check_inputs([(port.name, tuple(port.shape)) for port in bundle.manifest.graphs[bundle.manifest.chain[0]].inputs if port.name != ARTIFACT_ID], str(path))
     # In a merged graph the one artifact is all there is: it answers where none is named, and there is no base.
     inside = bundle.manifest.form == "merged"
+    if strange := [name for name in artifacts if name not in bundle.artifacts()]:
+        raise UserError(f"{path} has no artifact {strange[0]!r}{nearest(strange[0], bundle.artifacts())}; it has: {', '.join(bundle.artifacts()) or 'none'}")
     names = [*(artifacts or bundle.artifacts())] if inside else [None, *(artifacts or bundle.artifacts())]
     for name in names:
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import parse_qsl
 
 import numpy as np
 import numpy.typing as npt
 
 from polyadapt.data.dataset import Dataset, Example
-from polyadapt.errors import UserError
-from polyadapt.options import read_options
+from polyadapt.options import options_behind, read_options, split_uri
 from polyadapt_robotics.cards import TableWorldOptions
 from polyadapt_robotics.expert import expert_actions
 from polyadapt_robotics.world import HORIZON_STEPS, Array, Shift, TableWorld
@@ -67,14 +64,17 @@ def demonstrate(task: str, episodes: int, seed: int, shift: Shift | None = None,
     return Demonstrations(observations, actions, episode, steps[order])
 
 
-def read(rest: str, options: TableWorldOptions) -> Dataset:
+def read(task: str, options: TableWorldOptions) -> Dataset:
     """The data set `table-world:TASK?episodes=N&seed=S`: one example a step.
 
+    Args:
+        task: what stands between the scheme and the `?`.
+        options: those behind the `?`, and those beside the URI, which go before.
+
     Raises:
-        UserError: an unknown task or option, or an option given twice.
+        UserError: an unknown task.
     """
-    task, chosen = parse_world(rest, options)
-    found = demonstrate(task, chosen.episodes, chosen.seed, shift_of(chosen), chosen.disturbance)
+    found = demonstrate(task, options.episodes, options.seed, shift_of(options), options.disturbance)
     examples = [
         Example(f"{task}/{episode}/{step}", observation, None, None, {"target": action, "episode": int(episode)}, f"table-world:{task}:{episode}")
         for observation, action, episode, step in zip(found.observations, found.actions, found.episode.tolist(), found.step.tolist(), strict=True)
@@ -82,22 +82,17 @@ def read(rest: str, options: TableWorldOptions) -> Dataset:
     return Dataset(f"table-world:{task}", examples, "array", licence="made here")
 
 
-def parse_world(rest: str, options: TableWorldOptions | None = None) -> tuple[str, TableWorldOptions]:
-    """Task and options of `TASK?key=value&…`.
+def parse_world(rest: str) -> tuple[str, TableWorldOptions]:
+    """Task and options of `TASK?key=value&…`, for a world in which nothing is demonstrated.
 
     Args:
         rest: what stands behind `table-world:`.
-        options: given beside the URI; the same option in both places is refused.
 
     Raises:
         UserError: an unknown option, or one that is given twice.
     """
-    task, _, query = rest.partition("?")
-    given: dict[str, Any] = options.model_dump(include=options.model_fields_set) if options is not None else {}
-    for key, value in parse_qsl(query, keep_blank_values=True):
-        if key in given:
-            raise UserError(f"table-world:{rest}: option {key!r} is given twice; keep one")
-        given[key] = value
+    task, query = split_uri(rest)
+    given = options_behind(query, f"table-world:{rest}") if query else {}
     return task, read_options(TableWorldOptions, given, f"table-world:{task}")
 
 

@@ -71,7 +71,7 @@ def span_modules(method: str, model: Model, options: PlacedOptions, make: Callab
     sites = model.ports.select("span", options.sites or PLACEMENTS[options.placement])
     seeing_ahead = [site for site in sites if _is_causal(model, site)]
     if options.sites and seeing_ahead:
-        raise UserError(f"{method} sees the next token, which {seeing_ahead[0]} must not; leave decoders out of sites")
+        raise UserError(f"{method} stands in blocks that see their sequence whole, and {seeing_ahead[0]} is in a decoder; leave decoders out of sites")
     spans = [model.ports.spans[site] for site in sites if site not in seeing_ahead]
     if not spans:
         raise UserError(f"{method} fits sequences that are seen whole; {model.reference} has decoders only")

@@ -53,6 +53,9 @@ def test_show_tells_options_with_defaults(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_show_finds_a_scheme_by_any_of_its_references(capsys: pytest.CaptureFixture[str]) -> None:
+    for uri, scheme in (("folder:photos", "folder"), ("data:tux-paint-digits?language=de", "data:tux-paint-digits")):
+        (card,) = listed(capsys, "show", uri)
+        assert (card["sort"], card["scheme"]) == ("reader", scheme)
     (card,) = listed(capsys, "show", "timm:resnet18")
     assert (card["sort"], card["reference"]) == ("model", "timm:")
 

@@ -156,3 +156,23 @@ def test_parts_of_a_table_are_put_together_and_do_not_replace_a_value() -> None:
     for pairs in ({"fractions": 3, "fractions.train": 0.2}, {"fractions.train": 0.2, "fractions": 3}):
         with pytest.raises(UserError, match=r"--split gives fractions = 3 and fractions\.train = 0\.2; fractions is a value or a table, keep one"):
             nested(pairs)
+
+
+@pytest.mark.parametrize("ways", [["-s", "seed=3"], ["-s", "fractions.train=0.5", "-s", "fractions.test=0.5"]])
+def test_an_artifact_is_tested_on_what_it_has_not_seen(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], ways: list[str]) -> None:
+    """It remembers how its data were split, so nobody has to say so again, and another split of the same data is refused."""
+    data, quick = f"npz:{folder / 'rows.npz'}", ["-t", "max_steps=1", "--json"]
+    assert main(["adapt", MODEL, "lora", data, "--out", str(tmp_path / "lora"), *ways, *quick]) == 0
+    tested = ["evaluate", MODEL, data, "--artifact", str(tmp_path / "lora"), "--part", "test"]
+    own, told = answered(capsys, *tested), answered(capsys, *tested, *ways)
+    assert own == told and own["n"] == (20 if len(ways) > 2 else 6)
+    assert main([*tested, "-s", "seed=4"]) == 1
+    assert "trained on these data by another split (by auto, seed " in capsys.readouterr().err
+    np.savez(tmp_path / "others.npz", x=np.ones((20, 39), np.float32), y=np.zeros((20, 4), np.float32))
+    elsewhere = ["evaluate", MODEL, f"npz:{tmp_path / 'others.npz'}", "--artifact", str(tmp_path / "lora"), "--part", "test"]
+    assert answered(capsys, *elsewhere, "-s", "seed=4")["n"] == 3
+    assert main(["evaluate", MODEL, data, "--artifact", str(tmp_path / "lora")]) == 0
+    assert "was trained on a part of these data" in capsys.readouterr().err
+    assert main(["adapt", MODEL, "lora", data, "--out", str(tmp_path / "all"), "-s", "fractions.train=1", *quick]) == 0
+    assert main(["evaluate", MODEL, data, "--artifact", str(tmp_path / "all"), "--part", "test"]) == 1
+    assert "unknown part 'test'" in capsys.readouterr().err

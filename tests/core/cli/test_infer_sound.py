@@ -185,10 +185,10 @@ def test_options_of_another_answer_are_refused(ears: Path, writer: Path, dictati
     clip = write(tmp_path / "s.wav", sound(0.5))
     assert "has no option 'topp'; did you mean 'top'?" in refused(capsys, "infer", ears, clip, "-o", "topp=2")
     assert "has no option 'beamz'; did you mean 'beams'?" in refused(capsys, "infer", writer, clip, "-o", "beamz=2")
-    assert "for a transcript, has no option 'temprature'; did you mean 'temperature'?" in refused(capsys, "infer", dictation, clip, "-o", "temprature=1.0")
-    assert "for windows of a sound (--window), has no option 'batch_size'" in refused(capsys, "infer", ears, clip, "--window", "0.5", "-o", "batch_size=2")
-    assert "for a stream (INPUT -), has no option 'top'" in refused(capsys, "infer", ears, "-", "--rate", "8000", "-o", "top=2")
-    assert "for speech (--out), has no option 'scal'; did you mean 'scale'?" in refused(capsys, "infer", voice, "--text", "a", "--out", tmp_path / "o.wav", "-o", "scal=1")
+    assert "for a transcript has no option 'temprature'; did you mean 'temperature'?" in refused(capsys, "infer", dictation, clip, "-o", "temprature=1.0")
+    assert "for windows of a sound (--window) has no option 'batch_size'" in refused(capsys, "infer", ears, clip, "--window", "0.5", "-o", "batch_size=2")
+    assert "for a stream (INPUT -) has no option 'top'" in refused(capsys, "infer", ears, "-", "--rate", "8000", "-o", "top=2")
+    assert "for speech (--out) has no option 'scal'; did you mean 'scale'?" in refused(capsys, "infer", voice, "--text", "a", "--out", tmp_path / "o.wav", "-o", "scal=1")
     assert "option 'beams': Input should be a valid integer" in refused(capsys, "infer", dictation, clip, "-o", "beams=many")
     assert "a beam search draws nothing" in refused(capsys, "infer", dictation, clip, "-o", "beams=2", "-o", "temperature=1.0")
     assert "scale=0.5 without an artifact" in refused(capsys, "infer", ears, clip, "--window", "0.5", "-o", "scale=0.5")
@@ -222,7 +222,7 @@ def test_texts_are_written_as_asked(tmp_path: Path, capsys: pytest.CaptureFixtur
     long = "a" * 300  # no name of a file is as long
     (row,) = answered(capsys, "infer", folder, long, "-o", "maximum_new_tokens=3", "-o", 'stop=["zz"]')
     assert row["answer"] == Bundle(folder).generate(long, 3)
-    assert "for a text, has no option 'top'; did you mean" in refused(capsys, "infer", folder, "abc", "-o", "top=3")
+    assert "for a text has no option 'top'; did you mean" in refused(capsys, "infer", folder, "abc", "-o", "top=3")
 
 
 def test_files_that_are_not_what_their_name_says_are_one_line(ears: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,6 +259,30 @@ def test_a_window_longer_than_the_frames_of_a_model_is_refused(tmp_path: Path, c
     assert "was cut to maximum_seconds = 0.335" in capsys.readouterr().err
 
 
+def test_one_input_that_is_bad_takes_no_other_s_answer_away(ears: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, bad, gone = write(tmp_path / "s.wav", sound(0.5)), tmp_path / "bad.wav", tmp_path / "bad.npy"
+    bad.write_bytes(b"RIFF no sound")
+    gone.write_bytes(b"no array")
+    (alone,) = answered(capsys, "infer", ears, good)
+    assert main(["infer", str(ears), str(good), str(bad), str(gone), str(good), "--rate", "8000", "--json"]) == 1
+    printed = capsys.readouterr()
+    rows = json.loads(printed.out)
+    assert [row["input"] for row in rows] == [str(path) for path in (good, bad, gone, good)]
+    assert rows[0]["answer"] == rows[3]["answer"] == alone["answer"] and "cannot read sound" in rows[1]["error"]
+    assert "error: cannot read sound" in printed.err and "bad.npy is not a whole .npy file" in printed.err
+    assert main(["infer", str(ears), str(good), str(bad)]) == 1
+    printed = capsys.readouterr()
+    assert printed.out.startswith(f"{good}: ") and printed.out.count("\n") == 1
+
+
+def test_a_stream_that_is_a_file_or_empty_is_no_noise(ears: Path, tmp_path: Path) -> None:
+    clip = write(tmp_path / "s.wav", sound(0.5))
+    for content, words in ((clip.read_bytes(), "the stream begins as a WAV file does"), (b"fLaC" + bytes(64), "as a FLAC file does"), (b"", "the stream is empty")):
+        process = stream(ears, "-", "--rate", RATE)
+        printed, errors = process.communicate(content, timeout=60)
+        assert process.returncode == 1 and words in errors.decode() and not printed
+
+
 def test_what_does_not_go_together_is_refused(ears: Path, writer: Path, voice: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clip = write(tmp_path / "s.wav", sound(0.5))
     assert "--hop needs --window" in refused(capsys, "infer", ears, clip, "--hop", "1")
@@ -266,6 +290,10 @@ def test_what_does_not_go_together_is_refused(ears: Path, writer: Path, voice: P
     assert "needs a model of sound for classification" in refused(capsys, "infer", writer, clip, "--window", "1")
     assert "--language and --timestamps are for bundles that transcribe" in refused(capsys, "infer", ears, clip, "--timestamps")
     assert "--out is for bundles that speak" in refused(capsys, "infer", ears, clip, "--out", tmp_path / "o.wav")
+    assert "the text is empty" in refused(capsys, "infer", voice, "--text", " ", "--out", tmp_path / "o.wav")
+    assert "speech is written as WAV, and o.mp3 is called otherwise; give --out o.wav" in refused(capsys, "infer", voice, "--text", "a", "--out", tmp_path / "o.mp3")
+    assert "--out takes one text" in refused(capsys, "infer", voice, clip, "--out", tmp_path / "o.wav")
+    assert main(["infer", str(voice), "a b", "--out", str(tmp_path / "said.wav")]) == 0  # no file is called so
     assert "speaks with a voice of its own" in refused(capsys, "infer", voice, "--text", "a", "--voice", clip, "--out", tmp_path / "o.wav")
     assert "--voice says who speaks; give --out" in refused(capsys, "infer", voice, "--text", "a", "--voice", clip)
     assert "--voice is for exported bundles" in refused(capsys, "infer", "polyadapt:tiny-vits", "--text", "a", "--voice", clip)

@@ -242,8 +242,9 @@ def given(recipe_path: Path, old: str, new: str) -> Recipe:
         ('baselines = ["mean"]', 'baselines = []\nmetrics = ["mse", "acuracy"]', "unknown metric 'acuracy'; did you mean 'accuracy'"),
         ('form = "slots"', 'target = "onx"', "unknown export target 'onx'; did you mean 'onnx'"),
         ('method = "ia3"\nsites = ["ffn.up"]', 'method = "full"', "form 'slots', and method 'full' of arm 'scales' exports as merged only; set form = 'merged'"),
+        ('name = "lora"', 'name = "base"', "a bundle calls a case of its own proof 'base', so no arm of it can be called that"),
         ('form = "slots"', 'form = "merged"', r"form 'merged' bakes in exactly one arm, found 2 \(lora, scales\)"),
-        ("npz:", "npzz:", "unknown reader 'npzz'; did you mean 'npz'"),
+        ("npz:", "npzz:", "unknown data scheme 'npzz'; did you mean 'npz'"),
         ("tiny-mlp-policy", "tiny-mlp-polisy", "unknown model 'polyadapt:tiny-mlp-polisy'; did you mean 'polyadapt:tiny-mlp-policy'"),
     ],
 )
@@ -251,6 +252,26 @@ def test_mistakes_are_found_before_anything_is_trained_or_written(recipe_path: P
     with pytest.raises(UserError, match=message):
         run_recipe(given(recipe_path, old, new), tmp_path / "run", Host())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_failed_export_loses_nothing_and_another_is_made_of_the_same_run(recipe_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is exported decides nothing of what was trained: it may be corrected, and the run goes on."""
+    out, quick = tmp_path / "run", recipe_path.read_text().replace("epochs = 12", "epochs = 1")
+
+    def run(export: str) -> int:
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.toml"
+        path.write_text(quick.replace('form = "slots"', export))
+        return main(["run", str(path), "--out", str(out), "--resume"])
+
+    assert run('form = "slots"\noptions = { varaints = ["float16"] }') == 1
+    assert "varaints" in capsys.readouterr().err
+    trained = weights(out, "lora")
+    assert report(out)["bundle"] is None and len(report(out)["arms"]) == 3
+    for form in ("slots", "bank"):
+        assert run(f'form = "{form}"') == 0
+        assert "lora: finished before, kept" in capsys.readouterr().err
+        assert json.loads((out / "bundle" / "manifest.json").read_text())["form"] == report(out)["bundle"]["form"] == form
+    assert weights(out, "lora") == trained
 
 
 def test_a_comparison_needs_two_sides(recipe_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -10,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import polyadapt as pa
 from polyadapt.data.card import ReaderCard
 from polyadapt.data.dataset import Dataset, Example, natural_key, open_data
 from polyadapt.data.readers.card import CARDS
 from polyadapt.errors import PluginError, UserError
+from polyadapt.host import Host
 from polyadapt.options import Options
 
 READERS = {card.scheme: card for card in CARDS}
@@ -99,13 +102,38 @@ def test_what_is_no_data_set_is_refused(rows: list[Example], labels: list[str] |
         ("foldr:x", "unknown data scheme 'foldr'; did you mean 'folder'"),
         ("birds.csv", "has no scheme; write for instance 'csv:birds.csv'"),
         ("birds", "has no scheme; write for instance 'folder:birds'"),
+        ("birds?media=image", "has no scheme; write for instance 'folder:birds?media=image'"),
+        ("folder:birds?medja=image", "reader 'folder' has no option 'medja'; did you mean 'media'"),
+        ("folder:birds?media=image&media=text", "data 'folder:birds' gives option 'media' twice; keep one"),
+        ("folder:birds?media=image&text", "data 'folder:birds': 'text' is not an option; write ?key=value"),
         ("data:sonic-pie", "unknown data set 'data:sonic-pie'; did you mean 'data:sonic-pi'"),
         ("sklearn:digit", "unknown scikit-learn data set 'digit'; did you mean 'digits'"),
     ],
 )
 def test_unknown_uris_get_the_nearest_name(uri: str, message: str) -> None:
-    with pytest.raises(UserError, match=message.replace("?", r"\?")):
+    with pytest.raises(UserError, match=re.escape(message)):
         open_data(uri, READERS)
+    with pytest.raises(UserError, match=re.escape(message)):
+        Host().open_dataset(uri)
+
+
+def test_options_stand_behind_a_uri_or_are_given(tmp_path: Path) -> None:
+    """As for models; a file's own question mark stays with it."""
+    for name in ("rows.csv", "what?.csv"):
+        (tmp_path / name).write_text("a,b,label\n1,2,x\n3,4,y\n", encoding="utf-8")
+    behind = pa.open_dataset(f"csv:{tmp_path}/rows.csv?features=b,a")
+    assert [row.raw.tolist() for row in behind] == [[2.0, 1.0], [4.0, 3.0]]
+    assert [row.raw.tolist() for row in pa.open_dataset(f"csv:{tmp_path}/rows.csv?features=b,a", features=["a"])] == [[1.0], [3.0]]
+    assert len(pa.open_dataset(f"csv:{tmp_path}/what?.csv", features=["a"])) == 2
+    assert len(pa.open_dataset(f"csv:{tmp_path}/what?.csv?features=a%2Cb")) == 2
+    assert pa.open_dataset(behind) is behind
+
+
+def test_a_path_that_is_too_long_for_a_file_is_one_short_line() -> None:
+    for scheme in ("csv", "folder"):
+        with pytest.raises(UserError, match=r"reading '\w+:x+': File name too long; check the path") as refusal:
+            Host().open_dataset(f"{scheme}:" + "x" * 400)
+        assert len(str(refusal.value)) < 200 and "\n" not in str(refusal.value)
 
 
 def test_options_of_readers_are_checked_by_name() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import wave
 import zipfile
 from pathlib import Path
@@ -60,6 +61,24 @@ def test_folder_that_was_split_beforehand_keeps_its_parts(tmp_path: Path) -> Non
     parts = split_data(dataset)
     assert {name: len(part) for name, part in parts.parts.items()} == {"train": 6, "validation": 2, "test": 4}
     assert all(example.id.startswith("test/") for example in parts.test)
+
+
+@pytest.mark.parametrize("names", [("training", "validation"), ("train", "valid"), ("Train",)])
+def test_folder_of_parts_by_other_names(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for part in names:
+        for label in ("cat", "dog"):
+            picture(tmp_path / part / label / "a.png", 1)
+    dataset = read(f"folder:{tmp_path}")
+    assert dataset.labels == ("cat", "dog")
+    assert {example.extra["split"] for example in dataset} == ({"train", "validation"} if len(names) > 1 else {"train"})
+
+
+def test_folder_beside_parts_is_refused_and_a_train_may_be_a_class(tmp_path: Path) -> None:
+    for place in ("parts/train/cat", "parts/val/cat", "parts/labels/cat", "vehicles/train/steam", "vehicles/bus"):
+        picture(tmp_path / place / "a.png", 1)
+    with pytest.raises(UserError, match="is split beforehand into train, val, and beside them lies labels; move that away"):
+        read(f"folder:{tmp_path}/parts")
+    assert read(f"folder:{tmp_path}/vehicles").labels == ("bus", "train")
 
 
 def test_folder_of_sounds_and_texts(tmp_path: Path) -> None:
@@ -130,6 +149,12 @@ def test_npz_of_targets(tmp_path: Path) -> None:
     np.testing.assert_array_equal(dataset[2].target, np.array([4, 5], np.float32))
 
 
+def test_a_file_whose_name_is_no_utf8_has_a_digest(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    picture(Path(os.fsdecode(os.fsencode(tmp_path / "a") + b"/caf\xe9.png")))
+    assert len(read(f"folder:{tmp_path}").hash) == 64
+
+
 def test_npz_that_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "d.npz"
     np.savez(path, x=np.ones((2, 2)), y=np.array([{"a": 1}, None], dtype=object))
@@ -137,6 +162,12 @@ def test_npz_that_is_refused(tmp_path: Path) -> None:
         read(f"npz:{path}")
     np.savez(path, x=np.ones((2, 2)), y=np.array([0, 1, 2]))
     with pytest.raises(UserError, match="'x' has 2 rows and 'y' has 3"):
+        read(f"npz:{path}")
+    np.savez(path, x=np.ones((2, 2)), y=np.array(3))
+    with pytest.raises(UserError, match="'y' is one value, expected one for each of the 2 rows of 'x'"):
+        read(f"npz:{path}")
+    np.savez(path, x=np.ones((2, 2)), y=np.array([["a", "b"], ["c", "d"]]))
+    with pytest.raises(UserError, match=r"'y' holds texts of shape \(2, 2\), expected one class a row"):
         read(f"npz:{path}")
     np.savez(path, x=np.ones((2, 2)), yy=np.array([0, 1]))
     with pytest.raises(UserError, match="no array 'y'; did you mean 'yy'|no array 'y'; known: x, yy"):

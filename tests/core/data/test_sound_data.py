@@ -192,6 +192,17 @@ def test_captions_in_several_languages(stamps: Path) -> None:
             read("data:tux-paint-captions", directory=str(stamps), language=wrong)
 
 
+def test_sentences_that_are_read_alike_are_one(tmp_path: Path) -> None:
+    """Three English captions are one in Spanish, but for case and a full stop: a test sentence of training would flatter."""
+    for name, english, spanish in (("a", "A grave.", "Una lápida."), ("b", "A tomb.", "una lápida"), ("c", "A stone.", "Una piedra."), ("d", "A tomb.", "Una tumba.")):
+        path = tmp_path / "things" / f"{name}.txt"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"{english}\nes.utf8={spanish}\n", encoding="utf-8")
+        write(path.with_name(f"{name}_desc_es.ogg"), tone(0.1))
+    dataset = read("data:tux-paint-captions", directory=str(tmp_path), language="es", minimum=1)
+    assert [example.extra["caption"] for example in dataset] == ["A grave.", "A grave.", "A stone.", "A grave."]
+
+
 def test_spoken_digits(tmp_path: Path) -> None:
     folder = tmp_path / "symbols" / "math"
     for name in ("3.ogg", "3_de.ogg", "3_desc_fr.ogg", "4_de.ogg", "4_zh_tw.ogg", "plus_de.ogg", "13_de.ogg"):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyadapt.data.dataset import Dataset, Example
-from polyadapt.data.split import Split, split_data
+from polyadapt.data.split import Parts, Split, split_data
 from polyadapt.errors import UserError
 
 
@@ -28,6 +28,27 @@ def sizes(dataset: Dataset, **options: Any) -> dict[str, dict[str, int]]:
 
 def test_each_class_is_dealt_out_in_the_same_shares() -> None:
     assert sizes(make({"a": 20, "b": 40}), by="label") == {"train": {"a": 14, "b": 28}, "validation": {"a": 3, "b": 6}, "test": {"a": 3, "b": 6}}
+
+
+def test_each_value_of_a_column_is_dealt_out_in_the_same_shares() -> None:
+    """A language of few rows is in every part, though no class tells it apart."""
+    rows = [Example(str(number), f"text {number}", None, "said", {"language": "be" if number % 10 == 0 else "fr"}) for number in range(100)]
+    dataset = Dataset("spoken", rows, "text")
+    parts = split_data(dataset, {"by": "within:language"}, by_class=False)
+    assert {name: Counter(example.extra["language"] for example in part) for name, part in parts.parts.items()} == {
+        "train": {"fr": 63, "be": 7},
+        "validation": {"fr": 13, "be": 1},
+        "test": {"fr": 14, "be": 2},
+    }
+    assert sizes_of(split_data(dataset, {"by": "within:language", "train_per_class": 4}, by_class=False)) == {"train": 8, "validation": 46, "test": 46}
+    with pytest.raises(UserError, match="split: language 'be' has 2 examples, too few for train at least 1"):
+        split_data(Dataset("few", rows[:15], "text"), {"by": "within:language"}, by_class=False)
+    with pytest.raises(UserError, match="has no value in column 'tongue'"):
+        split_data(dataset, {"by": "within:tongue"})
+
+
+def sizes_of(parts: Parts) -> dict[str, int]:
+    return {name: len(part) for name, part in parts.parts.items()}
 
 
 def test_a_part_without_a_share_does_not_exist() -> None:
@@ -123,6 +144,10 @@ def test_a_column_may_hold_the_split() -> None:
     rows = [Example(f"{place}", "x", label, None, {"split": part}) for place, (label, part) in enumerate([("a", "train"), ("b", "train"), ("a", "test"), ("b", "test")])]
     parts = split_data(Dataset("d", rows, "text"))
     assert (parts.by, len(parts.train), len(parts.test)) == ("column:split", 2, 2)
+    for options, name in (({"train_per_class": 1}, "train_per_class"), ({"fractions": {"train": 0.5, "test": 0.5}}, "fractions")):
+        with pytest.raises(UserError, match=f"{name} has no place where 'column split' of 'd' says whose a row is"):
+            split_data(Dataset("d", rows, "text"), options)
+    assert len(split_data(Dataset("d", rows, "text"), {"by": "label", "fractions": {"train": 0.5, "test": 0.5}}).train) == 2
     rows.append(Example("x", "x", "a", None, {"split": "tets"}, "m.csv:9"))
     with pytest.raises(UserError, match=r"m\.csv:9: column 'split' is 'tets'; did you mean 'test'"):
         split_data(Dataset("d", rows, "text"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,10 @@ def test_broken_csv_is_named_by_line(tmp_path: Path, text: str, line: int, messa
     ("text", "line", "message"),
     [
         ('{"text": "a"}\n{"text": \n', 2, "not valid JSON"),
+        pytest.param('{"text": "a"}\n{"text": ' + "[" * 100_000 + "\n", 2, "not valid JSON", id="brackets without end"),
+        pytest.param('{"text": "a"}\n{"text": "b", "target": ' + "9" * 5_000 + "}\n", 2, "not valid JSON", id="a number without end"),
+        pytest.param('{"text": "a", "target": 1}\n{"text": "b", "target": ' + "9" * 400 + "}\n", 2, "column 'target' should be a number", id="a number beyond all floats"),
+        ('{"text": "a"}\n{"text": "\\ud83d"}\n', 2, "holds half a character"),
         ('{"text": "a"}\n[1]\n', 2, "expected an object"),
         ('{"text": "a", "label": "x"}\n\n{"text": "b"}\n', 3, "no label"),
         ('{"text": 5}\n', 1, "text .* should be text, found int"),
@@ -136,6 +141,12 @@ def test_broken_jsonl_is_named_by_line(tmp_path: Path, text: str, line: int, mes
 def test_numbers_of_labels_are_names_too(tmp_path: Path) -> None:
     dataset = read(write(tmp_path / "m.jsonl", '{"text": "a", "label": 0}\n{"text": "b", "label": false}\n'))
     assert [example.label for example in dataset] == ["0", "False"]
+
+
+def test_fields_may_be_longer_than_the_library_s_limit(tmp_path: Path) -> None:
+    before = csv.field_size_limit()
+    assert len(read(write(tmp_path / "m.csv", "text,label\n" + "a" * (before + 1) + ",x\n"))[0].raw) == before + 1
+    assert csv.field_size_limit() == before
 
 
 def test_wrong_options_get_the_nearest_name(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from polyadapt.edits import Edit, Form, Lowered, attachments_of, kind_of
 from polyadapt.errors import UserError
 from polyadapt.families.bert.card import CARD as BERT
 from polyadapt.families.efficientnet.card import CARD as EFFICIENTNET
+from polyadapt.families.mlp_policy.card import CARD as POLICY
 from polyadapt.families.vit.card import CARD as VIT
 from polyadapt.methods.base import load_method
 from polyadapt.methods.bottleneck.card import CARD as BOTTLENECK
@@ -144,14 +145,29 @@ def test_two_edits_of_one_key_are_refused_wherever_they_come_in() -> None:
         (Edit("block.0.ffn", "bottleneck", {}, "beside-relu"), "has no variant 'beside-relu'"),
         (Edit("block.0.attn.q", "scale", {"g": torch.ones(32)}, "input"), r"cannot scale the input of block\.0\.attn\.q alone: its fused projection serves other sites too"),
         (Edit("block.0.ffn", "blend", {}), "unknown kind of edit 'blend'"),
+        (Edit("block.0.attn.q", "shift", {"b": torch.zeros(32, dtype=torch.int64)}), "shift.b: expected numbers of floating point, found int64"),
+        (Edit("block.0.norm1", "lowrank", {"a": torch.zeros(32, 2), "b": torch.zeros(2, 32)}), "'lowrank' fit linear layers.*block.0.norm1 is a norm"),
     ],
-    ids=["site", "rows", "rank", "tensors", "variant", "fused", "kind"],
+    ids=["site", "rows", "rank", "tensors", "variant", "fused", "kind", "integers", "norm"],
 )
 def test_an_edit_that_does_not_fit_is_refused(edit: Edit, words: str) -> None:
     model = tiny_model(VIT, "features")
     with pytest.raises(UserError, match=words):
         attachments_of(model.module, model.ports, model.backbone).add("a", Lowered([edit]))
+    with pytest.raises(UserError, match=words):
+        Artifact("lora", model.base_id, "vit", "features", (edit,)).merge(model)
     assert not hasattr(model.module, "polyadapt")
+
+
+def test_everything_comes_off_at_once_patches_too() -> None:
+    model = tiny_model(POLICY)
+    before = {name: value.clone() for name, value in model.module.state_dict().items()}
+    attachments = attachments_of(model.module, model.ports, model.backbone)
+    for name in ("one", "two"):
+        attachments.add(name, Lowered([Edit("embed", "patch", {"bias": torch.ones(32)})]), activate=False)
+    attachments.activate("one", "two")
+    attachments.remove_all()
+    assert not hasattr(model.module, "polyadapt") and all(torch.equal(value, before[name]) for name, value in model.module.state_dict().items())
 
 
 def train_steps(model: Model, steps: int = 2) -> None:

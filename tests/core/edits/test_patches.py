@@ -78,6 +78,19 @@ def test_two_patches_come_off_in_the_opposite_order() -> None:
     assert torch.equal(model.backbone.embed.bias, before["backbone.embed.bias"])
 
 
+def test_patches_come_off_in_whatever_order_they_are_named() -> None:
+    model = tiny_model(CARDS["mlp-policy"])
+    before = state_of(model)
+    attachments = attachments_of(model.module, model.ports, model.backbone)
+    for name, value in (("a", 1.0), ("b", 2.0)):
+        attachments.add(name, Lowered([Edit("embed", "patch", {"bias": torch.full((32,), value)})]), activate=False)
+    attachments.activate("b")
+    attachments.activate("a", "b")
+    assert torch.equal(model.backbone.embed.bias, before["backbone.embed.bias"] + 2 + 1)
+    attachments.remove_all()
+    assert torch.equal(model.backbone.embed.bias, before["backbone.embed.bias"])
+
+
 @pytest.mark.parametrize(
     ("site", "tensor", "shape", "words"),
     [("embde", "weight", (32, 39), "no parameter 'weight' at site 'embde'; did you mean 'embed'"), ("embed", "weight", (39, 32), r"expected shape \(32, 39\), found \(39, 32\)")],

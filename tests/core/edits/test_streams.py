@@ -99,6 +99,20 @@ def test_padded_texts_answer_as_alone_in_an_encoder() -> None:
         assert float((together[row] - alone[0]).abs().max()) < 3e-6 * float(alone.abs().max())
 
 
+def test_padded_texts_answer_as_alone_in_a_causal_encoder() -> None:
+    """CLIP's text tower is given a mask only where something is padded."""
+    model = tiny_model(CLIP)
+    site = next(site for site, port in model.ports.streams.items() if port.index == 0 and site.startswith("text"))
+    prompted(model, site)
+    pixels = example_of(model)["image"][:1]
+    text = torch.tensor([[5, 6, 7, 39]])
+    alone = run(model, image=pixels, input_ids=text, attention_mask=torch.ones_like(text))
+    padded = torch.nn.functional.pad(text, (0, 2), value=39)
+    together = run(model, image=pixels, input_ids=padded, attention_mask=(torch.arange(6) < 4).long()[None])
+    for name, value in alone.items():
+        assert float((together[name] - value).abs().max()) < 3e-6 * float(value.abs().max()), name
+
+
 def test_real_tokens_start_behind_the_prompt_as_in_peft() -> None:
     """A prompt made of word embeddings is the same as those words in front of the text: positions count on."""
     model = tiny_model(LLAMA, "causal-lm")

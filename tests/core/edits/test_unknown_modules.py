@@ -58,6 +58,15 @@ def test_a_fast_path_is_refused(caplog: pytest.LogCaptureFixture) -> None:
         pa.attach(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), "lora", ports={"attn.o": "self_attn.out_proj"}, sites=("attn.o",), example=tokens)
 
 
+def test_an_example_that_does_not_fit_leaves_nothing_attached() -> None:
+    module = pa.load("polyadapt:tiny-mlp-policy").backbone
+    trained = {name: value.requires_grad for name, value in module.named_parameters()}
+    with pytest.raises(UserError, match=r"the module does not take the example \(RuntimeError: .*give inputs as it is called with"):
+        pa.attach(module, "lora", sites=["ffn.*"], example=torch.randn(2, 7))
+    assert {name: value.requires_grad for name, value in module.named_parameters()} == trained
+    pa.attach(module, "lora", sites=["ffn.*"], example=torch.randn(2, 39)).detach()
+
+
 def test_a_wrong_path_names_the_nearest() -> None:
     with pytest.raises(UserError, match="no submodule '3'"):
         pa.attach(network(), "lora", ports={"out": "3"})

@@ -119,5 +119,13 @@ def test_majority_takes_the_commonest_class_of_training() -> None:
     train = Dataset("t", [Example(f"{row}", "x", "b" if row < 3 else "a") for row in range(5)], "text")
     result = evaluate(majority(train), made(), generator=seeded())
     assert {row.answer for row in result.predictions} == {"b"} and result.value == 0.5
+    rare = evaluate(majority(train), made(), ("log-loss",), generator=seeded())
+    assert rare.value == pytest.approx(-(np.log(4 / 7) + np.log(3 / 7)) / 2)  # three b and two a, and one more of each
     with pytest.raises(UserError, match="'majority' needs labels"):
         majority(Dataset("t", [Example("0", "x")], "text"))
+
+
+def test_a_mean_needs_as_many_numbers_in_every_row() -> None:
+    rows = [Example("0", "x", extra={"target": [1.0, 2.0]}), Example("1", "x", extra={"target": [1.0]}, source="m.csv:3")]
+    with pytest.raises(UserError, match=r"m\.csv:3: 1 target numbers, and the first row has 2"):
+        mean(Dataset("t", rows, "text"))

@@ -9,9 +9,9 @@ import pytest
 
 from polyadapt.errors import UserError
 from polyadapt.evaluation.interval import bootstrap, paired_bootstrap
-from polyadapt.evaluation.metrics import DEFAULTS, METRICS, confusion, default_metric, metric
+from polyadapt.evaluation.metrics import METRICS, confusion, default_metric, metric
 from polyadapt.evaluation.prediction import Prediction
-from polyadapt.signature import TASK_KINDS
+from polyadapt.signature import DEFAULT_METRICS, TASK_KINDS
 
 LABELS = ("a", "b", "c")
 
@@ -76,8 +76,8 @@ def test_names_and_defaults() -> None:
         metric("acuracy")
     with pytest.raises(UserError, match="task 'features' has no metric of its own"):
         default_metric("features")
-    assert set(DEFAULTS.values()) <= set(METRICS)
-    assert set(DEFAULTS) <= set(TASK_KINDS)
+    assert set(DEFAULT_METRICS.values()) <= set(METRICS)
+    assert set(DEFAULT_METRICS) <= set(TASK_KINDS)
 
 
 def test_interval_of_a_mean_is_that_of_theory() -> None:

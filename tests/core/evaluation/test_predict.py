@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import polyadapt as pa
 from polyadapt.data.dataset import Dataset, Example
 from polyadapt.errors import UserError
 from polyadapt.evaluation.evaluation import evaluate
@@ -19,6 +21,8 @@ from polyadapt.families.base import Family
 from polyadapt.families.card import FamilyCard
 from polyadapt.model import Model, build_model
 from polyadapt.signature import Signature, Task, TensorSpec
+from polyadapt.training.batches import Examples
+from polyadapt.training.noising import Noising
 from polyadapt_runtime.preprocess import Processor
 
 CARD = FamilyCard("toy", "toy", ("array",), "toy", {}, (), ("classification", "causal-lm", "control", "ctc", "features"), {}, "", {})
@@ -147,6 +151,19 @@ def test_a_vocabulary_of_the_checkpoint_does_as_well_as_labels() -> None:
     assert found.answer == "A B"
 
 
+def test_the_case_of_a_transcript_counts_for_no_more_than_in_training() -> None:
+    """A checkpoint of capitals that hears every letter makes no error; what it has no letter for is one."""
+    task = Task("ctc", details={"vocabulary": ["-", "|", "A", "B"]})
+    frames = np.eye(4, dtype=np.float32)[[2, 1, 3]].reshape(-1)
+
+    def error(text: str) -> float:
+        rows = Dataset("d", [Example("0", frames, None, text)], "array")
+        return evaluate(model_predictor(toy(task, nn.Linear(1, 1), ARRAY)), rows, ("cer",), generator=np.random.default_rng(0)).value
+
+    assert error("a  b") == 0 and error("A b") == 0
+    assert error("a ß") == pytest.approx(1 / 3)
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One token a character, but "ab" is one; every text ends with "E"."""
@@ -204,8 +221,54 @@ def test_a_text_without_a_prompt_counts_from_its_second_token() -> None:
     assert predict(model, dataset)[0].numbers["tokens"] == 4
 
 
+def test_a_target_may_follow_nothing(tokenizer: Path) -> None:
+    """An empty prompt has no token of its own, and is no empty text."""
+    bare = tokenizer.with_name("bare.json")
+    table = json.loads(tokenizer.read_text(encoding="utf-8"))
+    bare.write_text(json.dumps({**table, "post_processor": None}), encoding="utf-8")
+    model = toy(Task("causal-lm"), nn.Embedding(6, 6), text_spec(), {"tokenizer": bare})
+    (found,) = predict(model, Dataset("d", [Example("0", "", None, "abc")], "text"))
+    assert found.numbers["tokens"] == 1  # `ab` and `c`, of which the first is never foretold
+
+
 def test_the_end_of_a_text_is_foretold_as_in_training() -> None:
     model = toy(Task("causal-lm"), nn.Embedding(6, 6), text_spec())
     model.generation["eos_ids"] = [5]
     rows = [Example("0", np.array([1, 2, 3])), Example("1", np.array([1, 2, 5]))]
     assert [row.numbers["tokens"] for row in predict(model, Dataset("d", rows, "array"))] == [3, 2]
+
+
+def test_pictures_are_matched_with_captions_of_the_whole_data() -> None:
+    pytest.importorskip("transformers", reason="the host alone brings no CLIP")
+    model = pa.load("polyadapt:tiny-clip")
+    captions, colours = ["a cat", "a dog", "two boats", "a cat", "the sea"], [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)]
+    rows = [Example(str(number), np.full((30, 30, 3), colours[number], np.uint8), None, caption) for number, caption in enumerate(captions)]
+    data = Dataset("pictures", rows, "image")
+    found = pa.evaluate(model, data, batch_size=2)
+    inputs = Examples(data, model, 0).batch(range(5)).inputs
+    with torch.no_grad():
+        scores = model.module(**inputs)["logits"]
+    expected = [captions[int(row)] for row in scores.argmax(1)]
+    assert len(set(expected)) > 1
+    assert (found.metric, found.n) == ("accuracy", 5) and [row.answer for row in found.predictions] == expected
+    assert found.value == pytest.approx(np.mean([answer == caption for answer, caption in zip(expected, captions, strict=True)]))
+    assert [row.answer for row in pa.evaluate(model, data, batch_size=5).predictions] == expected
+    with pytest.raises(UserError, match="has 1 caption, and pictures are matched with one of several"):
+        pa.evaluate(model, data.subset([0, 3], "same"))
+
+
+def test_noise_is_foretold_at_the_same_steps_whatever_is_measured() -> None:
+    pytest.importorskip("diffusers", reason="the host alone brings no U-Net")
+    model, draw = pa.load("polyadapt:tiny-unet"), np.random.default_rng(0)
+    beside = {spec.name: [size if isinstance(size, int) else 4 for size in spec.shape[1:]] for spec in model.signature.inputs if spec.name not in ("sample", "timestep")}
+    shape = [size if isinstance(size, int) else 16 for size in next(spec for spec in model.signature.inputs if spec.name == "sample").shape[1:]]
+    rows = [
+        Example(str(row), draw.normal(size=shape).astype(np.float32), extra={name: draw.normal(size=size).astype(np.float32) for name, size in beside.items()}) for row in range(3)
+    ]
+    data = Dataset("latents", rows, "array")
+    found = pa.evaluate(model, data, batch_size=2)
+    batch = Noising(model.task, 0)(Examples(data, model, 0).batch(range(3)), 0)
+    with torch.no_grad():
+        expected = torch.nn.functional.mse_loss(model.module(**batch.inputs)["noise"], batch.targets["target"])
+    assert found.metric == "mse" and found.value == pytest.approx(float(expected), rel=1e-5)
+    assert found.value == pytest.approx(pa.evaluate(model, data, batch_size=3).value, rel=1e-5)

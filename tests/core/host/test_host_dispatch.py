@@ -48,7 +48,7 @@ class Owner:
     @hookimpl
     def polyadapt_adapt(self, model: Any, method: str, data: Any, options: AdaptOptions) -> str:
         options.emit({"kind": "step", "loss": 1.0})
-        return f"{method} on {model}"
+        return f"{method} on {model} by {type(options.options).__name__}"
 
     @hookimpl
     def polyadapt_export(self, model: Any, artifacts: Any, target: str, directory: Path) -> str:
@@ -187,7 +187,7 @@ def test_events_reach_everybody_and_a_deaf_plugin_is_logged_once(error: BaseExce
     made = host(before, deaf, after, Owner())
     with caplog.at_level(logging.ERROR, "polyadapt.host"):
         for _ in range(3):
-            assert made.adapt("model", "toy-method", None, AdaptOptions(Options(), emit=own.append)) == "toy-method on model"  # type: ignore[arg-type]
+            assert made.adapt("model", "toy-method", None, AdaptOptions(options=Options(), emit=own.append)) == "toy-method on model by Options"  # type: ignore[arg-type]
     assert len(before.heard) == len(after.heard) == len(own) == 3
     assert [record.message for record in caplog.records] == ["plugin 'listener1' failed in polyadapt_event; the work goes on, its later failures are not logged"]
 

@@ -174,6 +174,13 @@ def test_the_whole_path_goes_before_its_end() -> None:
         ports_at(model, "conv2")
 
 
+def test_an_artifact_without_edits_is_not_written(tmp_path: Path) -> None:
+    model = tiny_model(family_card("llama"))
+    with pytest.raises(UserError, match="this lora artifact holds no edits, so there is nothing for PEFT to load"):
+        write_peft(Artifact("lora", model.base_id, "llama", model.task.kind, ()), model, tmp_path / "peft")
+    assert not (tmp_path / "peft").exists()
+
+
 def test_scales_of_both_ends_of_one_module_are_not_written(tmp_path: Path) -> None:
     model = tiny_model(family_card("llama"))
     edits = tuple(Edit("block.0.ffn.down", "scale", {"g": torch.full((size,), 2.0)}, variant) for variant, size in (("", 32), ("input", 64)))
@@ -189,6 +196,8 @@ def test_scales_of_both_ends_of_one_module_are_not_written(tmp_path: Path) -> No
         ('{"peft_type": "LORA"}', "lora_alpha is None, expected a number"),
         ('{"peft_type": "LORA", "lora_alpha": 2, "alpha_pattern": {"q_proj": "x"}}', "alpha_pattern is {'q_proj': 'x'}, expected numbers by module"),
         ('{"peft_type": "IA3", "feedforward_modules": [1]}', r"feedforward_modules is \[1\], expected names"),
+        ('{"peft_type": "LORA", "lora_alpha": 2, "init_lora_weights": "pissa_niter_4"}', "these factors go with a base whose weights PEFT changed as well; save the adapter"),
+        ('{"peft_type": "LORA", "lora_alpha": 2, "alora_invocation_tokens": [7]}', "alora_invocation_tokens is set, which no edit of ours stands for"),
     ],
 )
 def test_a_broken_config_is_the_user_s_error(config: str, words: str, tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 import polyadapt as pa
+from polyadapt.data.dataset import Dataset, Example
 from polyadapt.families.vit.card import CARD as VIT
 from polyadapt.host import Host
 from polyadapt.methods.base import load_method
@@ -13,6 +15,7 @@ from polyadapt.testing.conformance import applies, example_of, has_form, non_deg
 
 METHODS = {claim.card.id: claim.card for claim in Host().registry.methods.claims() if claim.card.implementation.startswith("polyadapt.")}
 USABLE = [name for name, card in METHODS.items() if has_form(load_method(card)) and not applies(load_method(card), tiny_model(VIT, "classification"))]
+ROUNDING = 2.0**-8  # of bfloat16; a mean loss and a score err by less
 BOUND = 4e-2  # of the largest value: 8 bits of mantissa through two blocks
 
 
@@ -40,3 +43,22 @@ def test_a_method_on_a_base_in_bfloat16(method: str) -> None:
     assert all(value.grad is not None and value.grad.dtype == value.dtype and bool(value.grad.isfinite().all()) for value in parameters)
     attached.detach()
     assert all(value.dtype == torch.bfloat16 for value in model.module.parameters())
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=("backbone", "module"))
+@pytest.mark.parametrize("reference", ["polyadapt:tiny-vit", "polyadapt:tiny-ast"], ids=("pictures", "sounds, through a front end in float32"))
+def test_the_common_loop_on_a_base_in_bfloat16(reference: str, whole: bool) -> None:
+    """Inputs come in float32 and answers go as such; artifacts train in float32 and fit the base as it was loaded."""
+    kept, plain = pa.load(reference), pa.load(reference)
+    (kept.module if whole else kept.backbone).to(torch.bfloat16)
+    draw = np.random.default_rng(0)
+    raw = [draw.integers(0, 256, (28, 28, 3), dtype=np.uint8) if "vit" in reference else (draw.uniform(-0.5, 0.5, 3000).astype(np.float32), 16000) for _ in range(8)]
+    data = Dataset("drawn", [Example(str(number), value, "ab"[number % 2]) for number, value in enumerate(raw)], "image" if "vit" in reference else "audio")
+    train, split = {"max_steps": 3, "learning_rate": 1e-2, "batch_size": 4}, {"fractions": {"train": 1}}
+    artifact, twin = (pa.adapt(model, "lora", data, train=train, split=split) for model in (kept, plain))
+    assert (artifact.dtype, twin.dtype) == ("bfloat16", "float32")
+    assert all(value.dtype == torch.float32 for edit in artifact.edits for value in edit.tensors.values())
+    loss, expected = (each.provenance["metrics"]["train"]["loss"] for each in (artifact, twin))
+    assert loss == pytest.approx(expected, rel=ROUNDING)
+    [[score], [same]] = ([answer["score"] for answer in pa.infer(model, raw[:1], artifact=artifact)] for model in (kept, plain))
+    assert score == pytest.approx(same, rel=ROUNDING)

@@ -13,7 +13,7 @@ from torch import nn
 
 from polyadapt.edits import Edit, Form, Lowered, attachments_of
 from polyadapt.edits.form import Composite
-from polyadapt.edits.merge import folded
+from polyadapt.edits.merge import folded, merge
 from polyadapt.errors import UserError
 from polyadapt.families.bert.card import CARD as BERT
 from polyadapt.families.efficientnet.card import CARD as EFFICIENTNET
@@ -21,6 +21,7 @@ from polyadapt.families.gpt2.card import CARD as GPT2
 from polyadapt.families.mlp_policy.card import CARD as POLICY
 from polyadapt.families.resnet.card import CARD as RESNET
 from polyadapt.families.vit.card import CARD as VIT
+from polyadapt.families.wav2vec2.card import CARD as WAV2VEC2
 from polyadapt.families.whisper.card import CARD as WHISPER
 from polyadapt.host import Host
 from polyadapt.methods.base import load_method
@@ -108,6 +109,46 @@ def test_hydra_leaves_out_no_site_that_was_asked_for() -> None:
     for sites in (grouped[:1], [grouped[0], sorted(chosen)[0]]):
         with pytest.raises(UserError, match=rf"hydra takes no grouped convolutions, and {re.escape(grouped[0])} is grouped; choose other sites"):
             form_of(model, "hydra", sites=sites)
+
+
+def test_lora_of_an_embedding_moves_no_token_that_it_has_not_met() -> None:
+    model = tiny_model(GPT2, "causal-lm")
+    form = form_of(model, "lora", moved=False, sites=("embed",), dropout=0.1)  # ids are nothing to drop
+    attach(model, form)
+    attachments_of(model.module).train()
+    (edit,) = form.edits()
+    assert not edit.tensors["a"].any() and edit.tensors["b"].std() > 0
+    ids = torch.tensor([[3, 4, 5]])
+    model.module(input_ids=ids, attention_mask=torch.ones_like(ids))["logits"].logsumexp(-1).sum().backward()
+    with torch.no_grad():
+        for parameter in form.parameters():
+            parameter -= 0.1 * parameter.grad  # type: ignore[operator]
+    (edit,) = form.edits()
+    moved = (edit.tensors["a"] @ edit.tensors["b"]).abs().amax(1) > 0  # (tokens,)
+    assert moved.nonzero().flatten().tolist() == [3, 4, 5]
+
+
+def test_attention_across_is_adapted_as_in_the_papers() -> None:
+    """(IA)3 and prefixes stand at every attention of an encoder-decoder."""
+    model = tiny_model(WHISPER, "transcription")
+    for method, site in (("ia3", "cross.v"), ("prefix", "cross"), ("mam", "cross")):
+        found = {edit.site for edit in form_of(model, method).edits()}
+        assert any(name.startswith("decoder") and name.endswith(site) for name in found) and any(name.startswith("encoder") for name in found), method
+
+
+def test_biases_fold_where_weights_cannot() -> None:
+    """A bias leaves a weight alone that is made of two others."""
+    model = tiny_model(WAV2VEC2, "features")
+    form = form_of(model, "bitfit")
+    attach(model, form)
+    inputs = example_of(model)
+    with torch.no_grad():
+        expected = model.module(**inputs)["features"]
+        edits = [Edit(edit.site, edit.kind, {name: value.detach() for name, value in edit.tensors.items()}, edit.variant) for edit in form.edits()]
+        attachments_of(model.module).remove("method")
+        assert any(model.ports.ops[edit.site].parametrised for edit in edits)
+        merge(model.ports, edits)
+        torch.testing.assert_close(model.module(**inputs)["features"], expected, rtol=0, atol=2e-6 * float(expected.abs().max()))
 
 
 def test_lora_starts_as_torch_starts_a_linear() -> None:
@@ -360,6 +401,8 @@ def test_full_fine_tuning_of_chosen_sites_moves_no_other() -> None:
     form = form_of(model, "full", moved=False, sites=("block.1.norm?",))
     assert form.base_values() == 2 * 2 * 32
     assert sorted(edit.site for edit in form.lower()) == ["block.1.norm1", "block.1.norm2"]
+    queries = form_of(model, "full", moved=False, sites=("attn.q",))  # the end of a site, as for every method
+    assert [edit.site for edit in queries.lower()] == ["block.0.attn.q", "block.1.attn.q"]
     for sites in (("nothing.here",), ("block.1.norm?", "nothing.here")):  # one that matches does not excuse the other
         with pytest.raises(UserError, match=r"no parameter matches 'nothing\.here' in family vit"):
             form_of(model, "full", moved=False, sites=sites)

@@ -6,6 +6,7 @@ import getpass
 import json
 import re
 import socket
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,6 +19,7 @@ from polyadapt.data.dataset import Dataset, Example
 from polyadapt.errors import UserError
 from polyadapt.evaluation.baselines import majority
 from polyadapt.evaluation.evaluation import Evaluation, compare, evaluate
+from polyadapt.evaluation.interval import Comparison, Interval
 from polyadapt.evaluation.prediction import Prediction
 from polyadapt.report import ArmResult, RunResult, write_report
 from polyadapt.report.examples import Shown, pick_examples
@@ -180,7 +182,10 @@ def test_values_without_an_end_are_shown_and_kept(tmp_path: Path) -> None:
 
     result = evaluate(predict, dataset, ("perplexity",), generator=np.random.default_rng(0), draws=20)
     arm = ArmResult("a", "a", curves={"loss": [[0, float("nan")]]}, evaluation=result)
-    write_report(RunResult("t", arms=[arm]), tmp_path)
+    other = replace(arm, name="b", role="baseline")
+    nan = float("nan")
+    compared = Comparison("a", "b", "perplexity", nan, Interval(nan, nan), nan, 4)
+    write_report(RunResult("t", arms=[arm, other], comparisons=[compared]), tmp_path)
     row = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
     write_report(row, tmp_path)
     assert "no finite value was recorded" in (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -205,6 +210,14 @@ def test_the_headline_is_honest(tmp_path: Path) -> None:
 def test_almost_nothing_is_a_report_too(tmp_path: Path) -> None:
     page = Page(write_report(RunResult("nothing"), tmp_path / "deep" / "er").read_text(encoding="utf-8"))
     assert "Set-up" in page.text and "Results" not in page.text
+
+
+def test_arms_that_differ_in_their_training_alone_are_told_apart(tmp_path: Path) -> None:
+    arms = [ArmResult("plain", "lora"), ArmResult("masked", "lora", train={"mask_bands": 24})]
+    page = Page(write_report(RunResult("t", arms=arms, data={"uri": "folder:clips", "options": {"trim_db": 35.0}}), tmp_path).read_text(encoding="utf-8"))
+    assert all(word in page.text for word in ("mask_bands", "24", "trim_db", "35.0"))
+    row = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert [arm["train"] for arm in row["arms"]] == [{}, {"mask_bands": 24}]
 
 
 def test_many_classes_become_a_picture(tmp_path: Path) -> None:

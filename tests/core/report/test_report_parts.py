@@ -40,6 +40,14 @@ def test_examples_show_where_arms_differ_then_failures_then_successes() -> None:
     assert examples.pick_examples(dataset, {}) == []
 
 
+def test_numbers_are_neither_right_nor_wrong() -> None:
+    dataset = Dataset("d", [Example(str(row), f"text {row}") for row in range(30)], "text")
+    rows = tuple(Prediction(row.id, (0.5,), (0.5000001,)) for row in dataset)
+    shown = examples.pick_examples(dataset, {"a": Evaluation("mse", 0.0, Interval(0, 0), len(rows), rows)}, limit=3)
+    assert [row.id for row in shown] == ["0", "14", "29"]
+    assert {row.answers["a"]["is_correct"] for row in shown} == {None}
+
+
 def test_thumbnails_are_small_pictures(tmp_path: Path) -> None:
     large = tmp_path / "large.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (900, 600, 3), dtype=np.uint8)).save(large)

@@ -7,15 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+import polyadapt as pa
 from polyadapt.errors import UserError
 from polyadapt.model import Model
 from polyadapt.signature import Task
 from polyadapt.sources.families import core_families, family_by_id
+from polyadapt.sources.hf_inputs import _whisper_prefix
 from polyadapt.sources.load import open_reference
+from polyadapt.training.texts import transcript_tokens
 
 SIZES = {"batch": 2, "tokens": 6, "samples": 4000, "frames": 60, "source": 5, "target": 4, "texts": 2, "height": 16, "width": 16, "past": 0}
 
@@ -132,6 +136,27 @@ def test_class_names_come_from_the_config(tmp_path: Path) -> None:
         open_reference(f"hf:{tmp_path}?labels=x,y")
 
 
+def test_a_class_head_that_nobody_reads_is_not_dropped_in_silence(tmp_path: Path) -> None:
+    import transformers
+
+    config = tiny_backbone("wav2vec2", "features").config
+    config.num_labels, config.classifier_proj_size = 2, 8
+    transformers.Wav2Vec2ForSequenceClassification(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"saved as Wav2Vec2ForSequenceClassification, whose class head family wav2vec2 does not read; \?task=features"):
+        open_reference(f"hf:{tmp_path}")
+    assert open_reference(f"hf:{tmp_path}?task=features").task.kind == "features"
+
+
+def test_networks_that_pad_otherwise_are_other_bases() -> None:
+    """The same weights in TensorFlow's padding answer otherwise, so nobody's artifact fits both."""
+    import timm
+
+    plain, padded = (timm.create_model(name, num_classes=0).eval() for name in ("efficientnet_lite0", "tf_efficientnet_lite0"))
+    padded.load_state_dict(plain.state_dict())
+    family = family_by_id("efficientnet")
+    assert family.config(plain) != family.config(padded)
+
+
 def test_random_weights_are_seeded(tmp_path: Path) -> None:
     tiny_backbone("bert", "features").save_pretrained(tmp_path)
     loads = [open_reference(f"hf:{tmp_path}?pretrained=false&seed={seed}&task=classification&num_classes=7") for seed in (1, 1, 2)]
@@ -161,6 +186,47 @@ def test_whisper_prefix_comes_from_the_folder(tmp_path: Path) -> None:
     assert open_reference(f"hf:{tmp_path}").generation["start_ids"] == [4, 5, 7, 8]
     with pytest.raises(UserError, match="no language 'xx'"):
         open_reference(f"hf:{tmp_path}?language=xx")
+    for own in ({"language": "french"}, {"language": "<|fr|>"}, {"forced_decoder_ids": [[1, 6], [2, 7]]}):  # one that was tuned to French
+        (tmp_path / "generation_config.json").write_text(json.dumps({**saved, **own}))
+        model = open_reference(f"hf:{tmp_path}")
+        assert model.generation["start_ids"] == [4, 6, 7, 8] and model.task.details == {"language": "fr"}
+        assert open_reference(f"hf:{tmp_path}?language=en").generation["start_ids"] == [4, 5, 7, 8]
+    (tmp_path / "generation_config.json").write_text(json.dumps({**saved, "task_to_id": {}}))
+    with pytest.raises(UserError, match="understands several languages, and its generation_config.json has no task_to_id; copy that file"):
+        open_reference(f"hf:{tmp_path}")
+
+
+def test_a_multilingual_whisper_says_how_it_is_told_a_language() -> None:
+    assert _whisper_prefix({"no_timestamps_token_id": 8}, "en", 51864, "hf:w") == [8]
+    with pytest.raises(UserError, match="hf:w understands several languages, and its generation_config.json has no lang_to_id"):
+        _whisper_prefix({"no_timestamps_token_id": 8}, "en", 51865, "hf:w")
+
+
+def test_the_rate_that_a_checkpoint_hears_is_kept(tmp_path: Path) -> None:
+    for family, rate in (("wav2vec2", 8000), ("ast", 22050), ("whisper", 8000)):
+        folder = tmp_path / family
+        tiny_backbone(family, "transcription" if family == "whisper" else "features").save_pretrained(folder)
+        (folder / "preprocessor_config.json").write_text(json.dumps({"sampling_rate": rate}))
+        if family == "wav2vec2":
+            assert open_reference(f"hf:{folder}").processor.spec["sample_rate_hz"] == rate
+        else:
+            with pytest.raises(UserError, match=f"hears spectrograms of {rate} Hz, and ours are of 16000 Hz"):
+                open_reference(f"hf:{folder}")
+    (tmp_path / "ast" / "preprocessor_config.json").write_text(json.dumps({"do_normalize": False, "mean": -4.0, "std": 2.0}))
+    front: Any = open_reference(f"hf:{tmp_path / 'ast'}").module.front
+    assert (front.mean, front.deviation) == (0.0, 0.5)
+
+
+def test_a_base_that_trains_hears_what_a_frozen_one_does(tmp_path: Path) -> None:
+    """Checkpoints of wav2vec 2.0 ask for masks and for dropped layers, which methods that leave the base alone never meet."""
+    backbone = tiny_backbone("wav2vec2", "features")
+    backbone.config.update({"apply_spec_augment": True, "layerdrop": 0.9, "mask_time_prob": 0.9})
+    backbone.save_pretrained(tmp_path)
+    model = open_reference(f"hf:{tmp_path}")
+    inputs = model.example(SIZES, torch.Generator().manual_seed(0))
+    still = run(model, inputs)["features"]
+    model.module.train()
+    assert all(torch.equal(run(model, inputs)["features"], still) for _ in range(3))
 
 
 @pytest.mark.parametrize("form", ["model.safetensors", "pytorch_model.bin"])
@@ -288,6 +354,7 @@ def test_nothing_is_downloaded_unless_allowed(reference: str, hub: list[bool]) -
         ("timm:vit_tiny_patch16_22", "did you mean 'vit_tiny_patch16_224'"),
         ("timm:swin_tiny_patch4_window7_224?pretrained=false", "no family knows timm's SwinTransformer"),
         ("timm:./absent", "no folder ./absent"),
+        ("timm:deit_tiny_distilled_patch16_224?pretrained=false&pooling=tokens", "answers by its class tokens, so it has no pooling of tokens"),
         ("timm:resnet10t?weights=absent.safetensors", "no file absent.safetensors"),
         ("hf:/absent", "no folder /absent"),
         ("diffusers:~/absent", "no folder ~/absent"),
@@ -347,3 +414,60 @@ def test_state_files_hold_tensors_and_nothing_else(tmp_path: Path) -> None:
     for name, said in [("mixed.pth", "no state dict of tensors"), ("cut.pth", "no plain file of tensors"), ("absent.pth", "no file"), ("absent.safetensors", "no file")]:
         with pytest.raises(UserError, match=said):
             read_state(tmp_path / name, "test")
+
+
+def ctc_folder(tmp_path: Path, alphabets: Any) -> Path:
+    """As fine-tuning leaves one: the blank is the last symbol, and words end in a bar."""
+    backbone = tiny_backbone("wav2vec2", "ctc")
+    backbone.config.pad_token_id = backbone.config.vocab_size - 1
+    backbone.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "vocab.json").write_text(json.dumps(alphabets))
+    (tmp_path / "model" / "tokenizer_config.json").write_text(json.dumps({"word_delimiter_token": "|"}))
+    return tmp_path / "model"
+
+
+def test_a_recogniser_of_transformers_reads_and_writes_its_own_symbols(tmp_path: Path) -> None:
+    size, letters = 12, [*"|abcdefghij"]
+    folder = ctc_folder(tmp_path, {letter: number for number, letter in enumerate(letters)} | {"[PAD]": size - 1})
+    model = open_reference(f"hf:{folder}")
+    assert model.task.details == {"blank_id": size - 1, "separator": "|", "vocabulary": [*letters, "[PAD]"]}
+    assert transcript_tokens(model, "a Bad").tolist() == [1, 0, 2, 1, 4]
+    for symbol, said in ((size - 1, ""), (2, "b")):  # whatever it hears
+        with torch.no_grad():
+            model.backbone.lm_head.weight.zero_()
+            model.backbone.lm_head.bias.copy_(torch.eye(size)[symbol])
+        assert pa.infer(model, (np.ones(16000, np.float32), 16000))["text"] == said
+    renamed = open_reference(f"hf:{folder}?labels={','.join(f's{number}' for number in range(size))}")
+    assert renamed.task.details["vocabulary"] == [f"s{number}" for number in range(size)]
+    with pytest.raises(UserError, match=f"1 labels were given, the head has {size} classes"):
+        open_reference(f"hf:{folder}?labels=a")
+    with pytest.raises(UserError, match="1 labels were given, the head has 0 classes"):
+        open_reference(f"hf:{folder}?task=features&labels=a")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("vocab.json", ["a", "b"], "vocab.json holds a list, expected a table"),
+        ("vocab.json", {"a": "one"}, "vocab.json gives 'a' the id 'one'"),
+        ("tokenizer_config.json", 3, "tokenizer_config.json holds a int"),
+    ],
+)
+def test_broken_symbols_are_refused_in_a_line(tmp_path: Path, name: str, content: Any, said: str) -> None:
+    folder = ctc_folder(tmp_path, {"a": 1})
+    (folder / name).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"hf:.*: {said}.*copy the file from the checkpoint anew"):
+        open_reference(f"hf:{folder}")
+
+
+def test_a_separator_with_settings_is_its_content(tmp_path: Path) -> None:
+    folder = ctc_folder(tmp_path, {"a": 1})
+    (folder / "tokenizer_config.json").write_text(json.dumps({"word_delimiter_token": {"content": "_", "lstrip": False}}))
+    assert open_reference(f"hf:{folder}").task.details["separator"] == "_"
+
+
+def test_a_recogniser_of_several_alphabets_is_told_the_language(tmp_path: Path) -> None:
+    folder = ctc_folder(tmp_path, {"fra": {"|": 0, "é": 1}, "ron": {"|": 0, "ă": 1}})
+    assert open_reference(f"hf:{folder}?language=ron").task.details["vocabulary"][:2] == ["|", "ă"]
+    with pytest.raises(UserError, match=r"writes 2 languages, each in symbols of its own, and 'none' was asked for.*add \?language="):
+        open_reference(f"hf:{folder}")

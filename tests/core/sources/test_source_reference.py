@@ -68,7 +68,6 @@ def test_options_become_values() -> None:
     [
         ("polyadapt:minilm?maximum_token=3", {}, "did you mean 'maximum_tokens'"),
         ("polyadapt:minilm?maximum_tokens=many", {}, "'maximum_tokens'.*'many'"),
-        ("timm:x?seed=1", {"seed": 2}, "keep one"),
     ],
 )
 def test_wrong_options_are_refused(text: str, given: dict[str, object], said: str) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import polyadapt as pa
 from polyadapt.data.dataset import Dataset, Example
 from polyadapt.errors import UserError
 from polyadapt.model import Model
@@ -218,3 +219,40 @@ def test_a_unet_trains_on_clean_samples(tiny: Tiny, method_of: Callable[[str], A
     fit(model, lora, lora.card.options(), data, TrainSettings(epochs=3, batch_size=2, learning_rate=0.02, schedule="constant"), events.append)
     losses = [event["validation"]["loss"] for event in events if event.kind == "epoch"]
     assert losses[-1] < losses[0], "validation draws the same noise in every epoch, so its loss can be compared"
+
+
+def spoken_rows(seconds: float, text: str) -> Dataset:
+    sound = np.random.default_rng(0).uniform(-0.1, 0.1, round(16000 * seconds)).astype(np.float32)
+    return Dataset("talk", [Example("a", (sound, 16000), None, "a", {}, "talk.csv:2"), Example("b", (sound, 16000), None, text, {}, "talk.csv:3")], "audio")
+
+
+@pytest.mark.parametrize("reference", ["polyadapt:tiny-whisper", "polyadapt:tiny-wav2vec2"])
+def test_what_is_written_down_is_heard_whole(reference: str) -> None:
+    """A model that heard the beginning would learn to write what it never hears, and be measured by it."""
+    pytest.importorskip("transformers", reason="the host alone brings no models of sound")
+    model = pa.load(reference)
+    limit = 0.5
+    model.processor = make_processor({**model.processor.spec, "maximum_seconds": limit}, model.processor.assets)
+    long = spoken_rows(limit + 0.3, "a b")
+    with pytest.raises(UserError, match=rf"talk\.csv:2: .* is longer than maximum_seconds = {limit:g} s, and its text is of all of it; cut both, or raise maximum_seconds"):
+        pa.adapt(model, "lora", long, train={"max_steps": 1}, split={"fractions": {"train": 1}})
+    with pytest.raises(UserError, match="is longer than maximum_seconds"):
+        pa.evaluate(model, long)
+
+
+def test_texts_that_a_decoder_cannot_write_are_found_before_training() -> None:
+    pytest.importorskip("transformers", reason="the host alone brings no models of sound")
+    model = pa.load("polyadapt:tiny-whisper")
+    held = model.family.positions(model.backbone)
+    assert held is not None
+    with pytest.raises(UserError, match=rf"1 texts of .* are longer than polyadapt:tiny-whisper writes, the first in talk\.csv:3 with \d+ tokens \(it holds {held}"):
+        pa.adapt(model, "lora", spoken_rows(0.2, "a" * (held + 1)), train={"max_steps": 1}, split={"fractions": {"train": 1}})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "target", "is_told"), [("What is red", "blue", True), ("What is red:", "blue", False), ("What is red", " blue", False), ("赤は何", "青", False)]
+)
+def test_words_that_grow_together_are_told_of(prompt: str, target: str, is_told: bool, tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = texts(tiny("gpt2", "causal-lm"), tmp_path)
+    Examples(Dataset("pairs", [Example("a", prompt, None, target)], "text"), model, 0)
+    assert ("'blue' is learned as 'What is redblue'" in caplog.text) == is_told

@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 import torch
 
+from polyadapt.artifact import Artifact
 from polyadapt.data.dataset import Dataset
 from polyadapt.errors import UserError
 from polyadapt.methods.base import Method
 from polyadapt.model import Model
+from polyadapt.preprocessing import preprocessing
 from polyadapt.sources.fbank import KaldiFbank
 from polyadapt.sources.front import ImageNormalize
 from polyadapt.sources.processors import make_processor
@@ -26,7 +28,6 @@ from polyadapt.training import TrainingData, TrainSettings, fit
 from polyadapt.training.checkpoint import Progress, digest, load_checkpoint, save_checkpoint
 from polyadapt.training.interrupt import TrainingInterrupted
 from polyadapt.training.processes import Processes
-from polyadapt.training.provenance import preprocessing
 
 JOB = Path(__file__).with_name("job_policy.py")
 PARTS = {name: {"x": torch.arange(3.0)} for name in ("form", "optimiser", "random")}
@@ -81,6 +82,34 @@ def test_ctrl_c_writes_a_checkpoint_and_resumes(tmp_path: Path, unbroken: dict[s
     assert all(torch.equal(value, unbroken[name]) for name, value in artifact.slots.items())
 
 
+def test_losses_and_time_are_those_of_the_whole_run(tmp_path: Path, job: ModuleType) -> None:
+    """A report of a run that was stopped shows what an unbroken one does: the mean loss since the last line, and all the time it took."""
+
+    def losses(events: list[Any]) -> dict[int, float]:
+        return {event["step"]: event["loss"] for event in events if event.kind == "step"}
+
+    whole: list[Any] = []
+    job.train(None, emit=whole.append, log_every_steps=5)
+    pressed: list[int] = []
+
+    def press(event: Any) -> None:
+        if (event["kind"], event.get("step")) == ("checkpoint", 6) and not pressed:
+            pressed.append(1)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(TrainingInterrupted):
+        job.train(tmp_path, emit=press, log_every_steps=5)
+    state_path = max((tmp_path / "checkpoints").iterdir()) / "state.json"
+    state = json.loads(state_path.read_text())
+    assert 0 < state["progress"]["seconds"] < 1000 and state["progress"]["window_count"] > 0
+    state["progress"]["seconds"] += 1000.0  # as if the first session had been a long one
+    state_path.write_text(json.dumps(state))
+    rest: list[Any] = []
+    job.train(tmp_path, resume=True, emit=rest.append, log_every_steps=5)
+    assert losses(rest) == {step: loss for step, loss in losses(whole).items() if step > 6}
+    assert next(event for event in rest if event.kind == "finished")["seconds"] > 1000
+
+
 @pytest.mark.parametrize(("kind", "step", "name"), [("step", 12, "step-00000012-0002"), ("epoch", 8, "step-00000008-0002"), ("epoch", 12, "step-00000012-0003")])
 def test_ctrl_c_is_heard_in_the_last_step_and_between_epochs(kind: str, step: int, name: str, tmp_path: Path, unbroken: dict[str, torch.Tensor], job: ModuleType) -> None:
     """A run that were to finish all the same would let the next arm of a recipe begin."""
@@ -123,11 +152,11 @@ def test_resume_behind_another_processor_is_refused(tmp_path: Path, tiny: Callab
 def test_settings_of_the_front_are_part_of_the_preprocessing() -> None:
     def front(mean: float) -> dict[str, Any]:
         module = SimpleNamespace(front=KaldiFbank(8, 20, mean, 0.5))
-        return dict(preprocessing(SimpleNamespace(module=module, processor=SimpleNamespace(spec={})))["front"])  # type: ignore[arg-type]
+        return dict(preprocessing(SimpleNamespace(module=module, processor=SimpleNamespace(spec={}), generation={}))["front"])  # type: ignore[arg-type]
 
     assert front(0.25) == {**front(0.0), "mean": 0.25}
     assert json.loads(json.dumps(front(0.25)))["kind"] == "KaldiFbank"
-    pictures = SimpleNamespace(module=SimpleNamespace(front=ImageNormalize((0.5, 0.25), (1.0, 2.0))), processor=SimpleNamespace(spec={}))
+    pictures = SimpleNamespace(module=SimpleNamespace(front=ImageNormalize((0.5, 0.25), (1.0, 2.0))), processor=SimpleNamespace(spec={}), generation={})
     assert preprocessing(pictures)["front"] == {"name": "image", "mean": [0.5, 0.25], "deviation": [1.0, 2.0], "kind": "ImageNormalize"}  # type: ignore[arg-type]
 
 
@@ -191,6 +220,17 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, file: str, is_there
     assert found is not None and found.progress.step == 1
 
 
+def test_a_damaged_checkpoint_of_a_later_step_takes_no_good_one_s_place(tmp_path: Path) -> None:
+    """The run that passed it over writes checkpoints of earlier steps; they must outlive it."""
+    save_checkpoint(tmp_path, Progress(step=9), {"a": 1}, PARTS, keep=1)
+    (tmp_path / "checkpoints" / "step-00000009-0000" / "form.safetensors").write_bytes(b"")
+    assert load_checkpoint(tmp_path, {"a": 1}) is None
+    for step in (3, 6):
+        save_checkpoint(tmp_path, Progress(step=step), {"a": 1}, PARTS, keep=1)
+        found = load_checkpoint(tmp_path, {"a": 1})
+        assert found is not None and found.progress.step == step
+
+
 def test_the_main_process_alone_removes_what_a_kill_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And all of them wait for it before they look."""
     save_checkpoint(tmp_path, Progress(step=1), {"a": 1}, PARTS, keep=2)
@@ -212,3 +252,20 @@ def test_a_new_run_removes_the_checkpoints_of_the_old_one(tmp_path: Path, job: M
 def test_resume_without_a_directory_is_refused(job: ModuleType) -> None:
     with pytest.raises(UserError, match="without a directory"):
         job.train(None, resume=True)
+
+
+def test_an_artifact_says_when_inputs_are_made_otherwise_than_it_was_trained_on(
+    tmp_path: Path, tiny: Callable[..., Model], labelled_rows: Callable[..., Dataset], method_of: Callable[[str], Method], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of another language before a text, or another length of a sound, no shape tells: answers are worse, and nobody knows why."""
+    model, method = tiny("bert"), method_of("lora")
+    artifact = fit(model, method, method.card.options(), TrainingData(labelled_rows(model, 8, 1)), TrainSettings(max_steps=1, batch_size=4))
+    artifact.save(tmp_path / "kept")
+    for same in (artifact, Artifact.load(tmp_path / "kept")):
+        same.attach(model, "same").remove("same")
+    assert "made otherwise" not in caplog.text
+    model.generation["start_ids"] = [5]
+    model.processor = make_processor({**model.processor.spec, "maximum_tokens": 7}, model.processor.assets)
+    Artifact.load(tmp_path / "kept").attach(model, "other")
+    assert "trained on inputs that were made otherwise (processor.maximum_tokens was" in caplog.text
+    assert "start_ids was [" in caplog.text and "now it is [5]); load the model by the same options" in caplog.text

@@ -25,7 +25,7 @@ def texts() -> Dataset:
 
 LLAMA, T5 = "polyadapt:tiny-llama?task=causal-lm", "polyadapt:tiny-t5?task=seq2seq-lm"
 FORMS = ("slots", "bank", "merged")
-CELLS = [pytest.param(reference, form, marks=[] if form == "slots" else [pytest.mark.slow]) for reference in (LLAMA, T5) for form in FORMS]
+CELLS = [pytest.param(reference, form, marks=[] if (reference, form) == (LLAMA, "slots") else [pytest.mark.wide]) for reference in (LLAMA, T5) for form in FORMS]
 
 
 @pytest.mark.parametrize(("reference", "form"), CELLS)

@@ -22,7 +22,7 @@ from polyadapt.testing.conformance import example_of, tiny_model
 from polyadapt.testing.exporting import adapted_artifact
 from polyadapt_onnx.adapters import write_adapter_file
 from polyadapt_onnx.exporter import export
-from polyadapt_onnx.triton import config, write_repository
+from polyadapt_onnx.triton import config, marker, write_repository
 from polyadapt_runtime import Bundle
 
 METHODS = {claim.card.id: claim.card for claim in Host().registry.methods.claims()}
@@ -189,6 +189,15 @@ def test_an_export_as_a_repository_leaves_no_bundle(exported: Exported, tmp_path
         "served/labels.txt",
     ]
     assert onnx.load(str(made.directory / "served/1/model.onnx"), load_external_data=False).graph.input[0].name == "image"
+
+
+def test_a_repository_is_known_by_a_model_that_it_has(tmp_path: Path) -> None:
+    """One of an encoder and a decoder may be written again, as that of a single model may."""
+    assert marker(tmp_path, "my voice") == "my_voice/config.pbtxt"
+    for part in ("decoder", "encoder"):
+        (tmp_path / f"my_voice_{part}").mkdir()
+        (tmp_path / f"my_voice_{part}" / "config.pbtxt").touch()
+    assert marker(tmp_path, "my voice") == "my_voice_decoder/config.pbtxt"
 
 
 def test_several_graphs_become_models_with_the_slots_that_each_has(tmp_path: Path) -> None:

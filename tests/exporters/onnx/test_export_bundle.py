@@ -17,6 +17,7 @@ import torch
 import polyadapt as pa
 from polyadapt.artifact import Artifact, detach
 from polyadapt.edits import attachments_of
+from polyadapt.errors import UserError
 from polyadapt.families.gpt2.card import CARD as GPT2
 from polyadapt.families.llama.card import CARD as LLAMA
 from polyadapt.families.mlp_policy.card import CARD as POLICY
@@ -150,10 +151,17 @@ def test_the_manifest_says_what_is_there(swapped: Swapped) -> None:
 
 def test_an_older_bundle_is_replaced_whole(tmp_path: Path) -> None:
     model = tiny_model(POLICY)
-    (tmp_path / "a.bundle").mkdir()
+    export(model, {}, tmp_path / "a.bundle")
     (tmp_path / "a.bundle" / "left-over.txt").write_text("old")
     export(model, {}, tmp_path / "a.bundle")
     assert not (tmp_path / "a.bundle" / "left-over.txt").exists() and [path.name for path in tmp_path.iterdir()] == ["a.bundle"]
+
+
+def test_a_folder_of_other_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="it holds other files and no manifest.json, so it is none that may be replaced"):
+        export(tiny_model(POLICY), {}, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def operations(folder: Path) -> dict[str, int]:
@@ -203,7 +211,7 @@ class Writing:
         self.bundle = Bundle(export(self.model, self.artifacts, folder / "text.bundle").directory)
 
 
-@pytest.fixture(scope="module", params=[LLAMA, pytest.param(GPT2, marks=pytest.mark.slow)], ids=lambda card: card.id)
+@pytest.fixture(scope="module", params=[LLAMA, pytest.param(GPT2, marks=pytest.mark.wide)], ids=lambda card: card.id)
 def writing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Writing:
     return Writing(request.param, tmp_path_factory.mktemp("writing"))
 

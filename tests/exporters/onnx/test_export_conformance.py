@@ -1,18 +1,22 @@
 """Every family's graph: all methods' slots in one bundle, a baked one and a bank, all through the blocking gate.
 
-The usual task of a family is exported in the default run, its other tasks by `make matrix` and `pytest -m slow`.
+The families of NEAR, one of each build, are exported in the default run, the others by `make test-wide`; their further tasks by
+`make matrix` and `pytest -m slow`.
 """
 
 from __future__ import annotations
 
 import gc
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import pytest
+import torch
 
-from polyadapt.errors import UserError
+from polyadapt.errors import ExportError, UserError
 from polyadapt.host import Host
 from polyadapt.methods.base import Method, load_method
 from polyadapt.testing.conformance import applies, has_form, tasks_of, tiny_model
@@ -22,9 +26,15 @@ from polyadapt_runtime import Bundle
 
 REGISTRY = Host().registry
 FAMILIES = {claim.card.id: claim.card for claim in REGISTRY.families.claims()}
-CELLS = [
-    pytest.param(family, task, id=f"{family}-{task}", marks=[pytest.mark.slow] if index else []) for family, card in FAMILIES.items() for index, task in enumerate(tasks_of(card))
-]
+NEAR = ("ast", "bert", "gpt2", "mlp-policy", "resnet", "vit", "vits")
+
+
+def reach(family: str, near: tuple[str, ...] = NEAR, usual: bool = True) -> list[pytest.MarkDecorator]:
+    """Which run exports it."""
+    return [pytest.mark.slow] if not usual else [] if family in near else [pytest.mark.wide]
+
+
+CELLS = [pytest.param(family, task, id=f"{family}-{task}", marks=reach(family, usual=not index)) for family, card in FAMILIES.items() for index, task in enumerate(tasks_of(card))]
 
 
 def all_methods() -> list[Method]:
@@ -45,6 +55,7 @@ def test_slots_of_all_methods_in_one_graph(family: str, task: str, tmp_path: Pat
     assert {row["artifact"] for row in rows if row["check"] == "artifact"} == expected
     overridable: list[str] = []
     for graph in manifest["graphs"].values():
+        assert graph["exporter"] == FAMILIES[family].export[task].exporter
         session = onnxruntime.InferenceSession(made.directory / graph["file"], providers=["CPUExecutionProvider"])
         overridable += [value.name for value in session.get_overridable_initializers()]
         assert [value.name for value in session.get_inputs()] == [port["name"] for port in graph["inputs"]]
@@ -68,16 +79,29 @@ def test_a_folding_and_a_staying_method_baked_into_one_graph(family: str, task: 
     gc.collect()
 
 
+@pytest.mark.parametrize("check", [check_export, check_merged, check_bank])
+def test_a_graph_that_only_the_other_exporter_makes_is_no_proof(check: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = torch.onnx.export
+
+    def without_dynamo(*given: Any, **options: Any) -> Any:
+        if options.get("dynamo"):
+            raise torch.onnx.errors.OnnxExporterError("dynamo is broken")
+        return made(*given, **options)
+
+    monkeypatch.setattr(torch.onnx, "export", without_dynamo)
+    with pytest.raises(ExportError, match="dynamo is broken"):
+        check([method for method in all_methods() if method.card.id == "lora"], tiny_model(FAMILIES["mlp-policy"]), tmp_path)
+
+
 # One method for each kind of edit that a bank takes: lowrank, keys with bottleneck, prepend, scale and shift, class heads.
 IN_A_BANK = ("lora", "mam", "prompt", "norm-tuning", "linear-probe")
 NO_BANK = {
     "clip": r"cannot hold text\..*: its module does not run on the rows",
     **dict.fromkeys(("vits", "voice"), "the length of output 'waveform' depends on the artifact"),
 }
-QUICK_BANKS = ("mlp-policy", "vit", "clip", "vits")
 
 
-@pytest.mark.parametrize("family", [pytest.param(family, marks=[] if family in QUICK_BANKS else [pytest.mark.slow]) for family in FAMILIES])
+@pytest.mark.parametrize("family", [pytest.param(family, marks=reach(family, ("mlp-policy", "vit", "clip", "vits"))) for family in FAMILIES])
 def test_a_bank_of_several_methods(family: str, tmp_path: Path) -> None:
     model = tiny_model(FAMILIES[family])
     methods = [method for method in all_methods() if method.card.id in IN_A_BANK]

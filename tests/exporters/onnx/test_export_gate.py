@@ -211,6 +211,15 @@ def test_another_base_and_a_model_with_something_attached_are_refused(tmp_path: 
     assert attachments_of(model.module).names == ("forgotten",) and not list(tmp_path.iterdir())
 
 
+def test_a_model_in_half_precision_is_refused_in_a_line(tmp_path: Path) -> None:
+    model = policy()
+    artifact = artifact_of(model, "lora")
+    model.backbone.to(torch.bfloat16)
+    with pytest.raises(UserError, match="is in bfloat16, and graphs are written from float32; load it anew"):
+        export(model, {"a": artifact}, tmp_path / "a.bundle")
+    assert not list(tmp_path.iterdir())
+
+
 def test_relative_error() -> None:
     one = np.array([1.0, -4.0, 2.0], np.float32)
     assert relative_error(one, one) == 0.0 and relative_error(one + 0.04, one) == pytest.approx(0.01, rel=1e-5)

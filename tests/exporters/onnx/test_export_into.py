@@ -141,7 +141,7 @@ def test_the_command_line_adds_by_the_bundles_own_reference(model: Model, bundle
     folder = low_rank(base, 4).save(tmp_path / "later")
     assert main(["export", "--artifact", str(folder), "--into", str(bundle), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["artifacts"] == ["later"] and "sign the bundle again" in facts["signature"] and not (bundle / "signature.json").exists()
+    assert facts["added"] == ["later"] and "sign the bundle again" in facts["signature"] and not (bundle / "signature.json").exists()
     assert main(["verify", str(bundle)]) == 0
 
 

@@ -92,6 +92,11 @@ class Writing:
         ids = found.tolist()
         return ids[: ids.index(EOS)] if EOS in ids else ids
 
+    def scores_of_bundle(self, raw: Any, said: list[int], artifact: str | None, scale: float = 1.0) -> np.ndarray:
+        """The same by the bundle's cached steps, behind the prompt and behind every token: [tokens + 1, vocabulary]."""
+        prompt, decoding = self.bundle._writer._begin(raw, self.bundle._store.values(artifact, scale))
+        return np.stack([decoding.scores(np.array([ids]))[0] for ids in (prompt, *([token] for token in said))])
+
     def write(self, raw: Any, count: int = 12, **options: Any) -> list[int]:
         """What the bundle writes."""
         return [token.id for token in self.bundle.stream(raw, count, **options)]
@@ -101,7 +106,7 @@ def tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(value) for name, value in arrays.items()}
 
 
-@pytest.fixture(scope="module", params=[LLAMA, T5, pytest.param(WHISPER, marks=pytest.mark.slow)], ids=lambda card: card.id)
+@pytest.fixture(scope="module", params=[LLAMA, *(pytest.param(card, marks=pytest.mark.wide) for card in (T5, WHISPER))], ids=lambda card: card.id)
 def writing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Writing:
     return Writing(request.param, tmp_path_factory.mktemp("writing"))
 
@@ -148,9 +153,7 @@ def test_cached_steps_equal_a_full_pass_of_torch(writing: Writing, artifact: str
     if artifact == "cross" and writing.family == "llama":
         pytest.skip("no cross attention")
     raw, said = writing.raw(3), [7, 40, 9, 22, 31] if writing.family != "whisper" else [7, 30, 9, 22, 31]
-    slots = writing.bundle._store.values(artifact, 1.0)
-    prompt, decoding = writing.bundle._writer._begin(raw, slots)
-    steps = [decoding.scores(np.array([prompt]))[0], *(decoding.scores(np.array([[token]]))[0] for token in said)]
+    steps = writing.scores_of_bundle(raw, said, artifact)
     plain = [writing.scores(raw, said[:count]).numpy() for count in range(len(said) + 1)]
     if artifact is not None:
         writing.artifacts[artifact].attach(writing.model)
@@ -163,16 +166,25 @@ def test_cached_steps_equal_a_full_pass_of_torch(writing: Writing, artifact: str
 
 
 def test_half_an_artifact_is_half_the_effect_while_writing(writing: Writing) -> None:
-    raw = writing.raw(1)
+    """By scores at every step: what a tiny network says may be the same token over and over."""
+    raw, said = writing.raw(1), [7, 30, 9, 22]
     model, artifact = writing.model, writing.artifacts["lora"]
-    half = tuple(replace(edit, tensors={"a": edit.tensors["a"], "b": 0.5 * edit.tensors["b"]}) for edit in artifact.edits)
-    assert {edit.kind for edit in half} == {"lowrank"}
-    replace(artifact, edits=half).attach(model)
-    expected: list[int] = []
-    for _ in range(8):
-        expected.append(int(writing.scores(raw, expected).argmax()))
-    detach(model)
-    assert writing.write(raw, 8, artifact="lora", scale=0.5, stop_ids=()) == expected
+    half = replace(artifact, edits=tuple(replace(edit, tensors={"a": edit.tensors["a"], "b": 0.5 * edit.tensors["b"]}) for edit in artifact.edits))
+    assert {edit.kind for edit in half.edits} == {"lowrank"}
+    expected = []
+    for each in (None, half, artifact):
+        if each is not None:
+            each.attach(model)
+        expected.append(np.stack([writing.scores(raw, said[:count]).numpy() for count in range(len(said) + 1)]))
+        if each is not None:
+            detach(model)
+    asked = ((None, 1.0), ("lora", 0.5), ("lora", 1.0))
+    found = [writing.scores_of_bundle(raw, said, name, scale) for name, scale in asked]
+    largest = np.abs(expected).max()
+    assert min(np.abs(expected[one] - expected[other]).max() for one, other in ((0, 1), (1, 2), (0, 2))) > 1e-2 * largest
+    assert np.abs(np.stack(found) - np.stack(expected)).max() <= 1e-5 * largest
+    texts = {tuple(writing.write(raw, 8, artifact=name, scale=scale, stop_ids=(), sampling=Sampling(repetition_penalty=1.7))) for name, scale in asked}
+    assert len(texts) == 3
 
 
 @pytest.mark.parametrize("artifact", [None, "prompt"])

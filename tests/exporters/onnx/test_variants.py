@@ -15,6 +15,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import polyadapt as pa
 from polyadapt.artifact import Artifact
 from polyadapt.edits import Edit
 from polyadapt.errors import UserError
@@ -70,6 +71,18 @@ def test_a_variant_answers_nearly_as_float32_and_not_exactly(exported: Exported,
             error = float(np.abs(found[output] - expected).max() / np.abs(expected).max())
             assert 0 < error < tolerance, (artifact, output, error)
             assert found[output].dtype == np.float32
+
+
+def test_a_neighbour_changes_no_answer_of_integers(tmp_path: Path) -> None:
+    """One scale serves a whole call, so a bright picture in it would coarsen the dark ones beside it."""
+    made = pa.export(pa.load("polyadapt:tiny-vit", task="classification"), {}, tmp_path / "pictures.bundle", variants=["int8"])
+    bundle = Bundle(made.directory, device="cpu", threads=1, variant="int8")
+    assert bundle.processor is not None
+    dark, bright = (np.random.default_rng(seed).uniform(0, top, (32, 32, 3)).astype(np.float32) for seed, top in ((0, 0.1), (1, 1.0)))
+    together = bundle.run(bundle.processor.collate([bundle.processor(dark), bundle.processor(bright)]))["features"][0]
+    alone = bundle.run(bundle.processor.collate([bundle.processor(dark)]))["features"][0]
+    assert not np.array_equal(together, alone)
+    assert np.array_equal(bundle([dark, bright])[0], bundle([dark])[0])
 
 
 @pytest.mark.parametrize("name", BOTH)

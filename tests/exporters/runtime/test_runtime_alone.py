@@ -57,7 +57,7 @@ def test_without_an_engine_one_line_names_both_packages(bundle_path: Path) -> No
 
 SPECS: list[tuple[str, str, dict[str, Any], Any]] = [
     ("PIL", "image", {"kind": "image", "input": "image", "size_px": [4, 4]}, np.zeros((4, 4), np.uint8)),
-    ("soundfile", "audio", {"kind": "audio", "input": "audio", "sample_rate_hz": 8}, __file__),
+    ("soundfile", "audio", {"kind": "audio", "input": "audio", "sample_rate_hz": 8000}, __file__),
     ("tokenizers", "text", {"kind": "text", "inputs": {"ids": "ids"}, "tokenizer": "tokenizer"}, "word"),
 ]
 

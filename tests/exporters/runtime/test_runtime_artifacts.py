@@ -77,6 +77,7 @@ def test_what_does_not_fit_is_refused(bundle: Bundle, kit: Any, tmp_path: Path) 
     refused("ranks", r"takes shape \[r, 4\], r = 2, found \[3, 4\]", {**tensors, "block.0.ffn:lowrank.b": np.zeros((3, 4), np.float32)})
     refused("half-precision", "takes float32, found float16", {**tensors, "block.0.ffn:shift.b": np.zeros(4, np.float16)})
     refused("absent", "does not hold: block.0.ffn:shift.b", {name: value for name, value in tensors.items() if "shift" not in name}, slots=list(tensors))
+    refused("strange", "block.0.ffn:shift.b holds numbers that are not finite", {**tensors, "block.0.ffn:shift.b": np.full(4, np.nan, np.float32)})
     with pytest.raises(ArtifactError, match="is not an artifact"):
         bundle.load_artifact(tmp_path)
 
@@ -224,6 +225,16 @@ def test_wrong_arguments_are_wrong_input(arguments: tuple[str, ...], words: str,
     assert main(arguments) == 1
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.startswith("error: ") and words in captured.err and captured.err.count("\n") == 1
+
+
+def test_a_folder_of_an_artifact_needs_no_slash(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle.save_artifact("birds", tmp_path / "saved")
+    asked: list[str] = []
+    monkeypatch.setattr(Bundle, "__call__", lambda self, raw, artifact, *given, **options: asked.append(artifact) or 0)
+    monkeypatch.chdir(tmp_path)
+    for artifact in ("saved", "./saved", "fish"):
+        assert main([str(bundle.path.resolve()), "a text", "--artifact", artifact, "--device", "cpu"]) == 0, capsys.readouterr().err
+    assert asked == ["saved", "saved", "fish"]
 
 
 def test_answers_of_numbers_become_json(bundle_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

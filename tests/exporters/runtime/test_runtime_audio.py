@@ -109,18 +109,19 @@ def test_every_way_in_gives_the_same() -> None:
     assert np.array_equal(processor((x, 8000))["audio"], resample(x, 8000, 16000))
 
 
-def test_lengths(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polyadapt_runtime.audio._TOLD", set())
+def test_lengths(caplog: pytest.LogCaptureFixture) -> None:
     x = noise(48000)
     fixed = Processor(spec(seconds=0.5))
     assert np.array_equal(fixed((x, 48000))["audio"], resample(x, 48000, 16000)[:8000])
     short = fixed((x[:100], 16000))["audio"]
     assert short.shape == (8000,) and np.array_equal(short[:100], x[:100]) and not short[100:].any()
-    assert [record.message for record in caplog.records] == ["the sound was cut to seconds = 0.5; bundles that classify or transcribe sound hear all of it in windows"]
+    assert [record.message for record in caplog.records] == ["the sound was cut to seconds = 0.5; windows (infer --window, transcribe) hear all of a sound"]
     caplog.clear()
     assert fixed((x[:24000], 48000))["audio"].shape == (8000,) and not caplog.records, "it fits"
-    fixed((x, 48000))
-    assert not caplog.records, "of one length it is told once"
+    for _ in range(9):
+        fixed((x, 48000))
+    told = [record.message.partition(" hear all of a sound")[2] for record in caplog.records]
+    assert told == ["", *(f" ({count} so far; of further ones the 10th, the 100th and so on are told of)" for count in (3, 10))], "a data set has a thousand of them"
     assert np.array_equal(Processor(spec(maximum_seconds=0.1))((x, 48000))["audio"], resample(x, 48000, 16000)[:1600])
     assert "was cut to maximum_seconds = 0.1;" in caplog.text
 

@@ -23,11 +23,15 @@ WRONG_SPECS = [
     (IMAGE, {"size_px": [4]}),
     (IMAGE, {"size_px": ["4", "4"]}),
     (IMAGE, {"size_px": [0, 4]}),
+    (IMAGE, {"channels": "abc"}),
+    (IMAGE, {"channels": 2}),
     (IMAGE, {"crop_fraction": 0}),
     (IMAGE, {"crop_fraction": 1e-6}),
     (IMAGE, {"crop_fraction": "all"}),
     (AUDIO, {"sample_rate_hz": "16 kHz"}),
     (AUDIO, {"sample_rate_hz": 0}),
+    (AUDIO, {"sample_rate_hz": 99}),
+    (AUDIO, {"seconds": 3600, "sample_rate_hz": 1_000_000}),
     (AUDIO, {"seconds": 1e12}),
     (AUDIO, {"minimum_seconds": "short"}),
     (AUDIO, {"maximum_seconds": float("nan")}),
@@ -62,6 +66,9 @@ WRONG_GENERATION: list[dict[str, Any]] = [
     {"start_ids": [1.5]},
     {"suppress_ids": ["a"]},
     {"suppress_ids": [11]},
+    {"eos_ids": [11]},
+    {"timestamps": {"first_id": 1, "off_id": 11, "step_s": 0.02}},
+    {"past": {"layers": 1, "heads": 1, "head_size": 2**31 - 1}},
     {"begin_suppress_ids": [-1]},
     {"maximum_tokens": "many"},
     {"languages": {"en": "x"}},
@@ -88,11 +95,26 @@ def changed(root: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
 
 
 def test_a_bundle_with_such_a_field_is_not_opened(bundle_copy: Path) -> None:
-    changed(bundle_copy, lambda table: table.update(generation={"past": {"layers": 300_000_000, "heads": 1, "head_size": 8}}))
-    with pytest.raises(ManifestError, match="layers must be at most half of the 1 inputs of the graph, found 300000000"):
+    changed(bundle_copy, lambda table: table.update(generation={"past": {"layers": 30_000, "heads": 1, "head_size": 8}}))
+    with pytest.raises(ManifestError, match="layers must be at most half of the 1 inputs of the graph, found 30000"):
         Bundle(bundle_copy, device="cpu")
     changed(bundle_copy, lambda table: table.update(generation={}, preprocess={**table["preprocess"], "dtype": "floot"}))
     with pytest.raises(ManifestError, match="dtype must be a dtype of numbers, found floot"):
+        Bundle(bundle_copy, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"postprocess": {"kind": "ctc", "blank_id": "x"}}, "postprocess: blank_id must be an id, or null, found x"),
+        ({"postprocess": {"kind": "ctc", "separator": 5}}, "postprocess: separator must be a text, or null, found 5"),
+        ({"parity": {"tolerance": 10**400}}, "is not valid JSON .a whole number of more than 64 bits"),
+    ],
+    ids=("blank", "separator", "a number beyond all floats"),
+)
+def test_a_bundle_with_a_strange_number_is_not_opened(bundle_copy: Path, change: dict[str, Any], words: str) -> None:
+    changed(bundle_copy, lambda table: table.update(change))
+    with pytest.raises(ManifestError, match=words):
         Bundle(bundle_copy, device="cpu")
 
 

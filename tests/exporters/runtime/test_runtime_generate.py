@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,8 @@ def test_text_goes_in_and_comes_out_whole(bundle: Bundle) -> None:
 def test_a_stop_id_ends_the_text(bundle: Bundle) -> None:
     ids = [token.id for token in bundle.stream([3, 1, 4], 10)]
     stop = ids[4]
-    assert [token.id for token in bundle.stream([3, 1, 4], 10, stop_ids=[stop])] == ids[: ids.index(stop)]
+    for given in ([stop], {stop}, np.array([stop])):
+        assert [token.id for token in bundle.stream([3, 1, 4], 10, stop_ids=given)] == ids[: ids.index(stop)]  # type: ignore[arg-type]
 
 
 def test_sampling_follows_its_seed_and_its_limits(bundle: Bundle) -> None:
@@ -273,8 +275,22 @@ def test_wrong_calls_say_so(bundle: Bundle, bundle_path: Path) -> None:
     for settings in ({"temperature": -1.0}, {"top_p": 0.0}, {"top_k": 0}):
         with pytest.raises(InputError, match="temperature is 0 or above"):
             Sampling(**settings)
-    with pytest.raises(ManifestError, match="does not generate text"):
-        list(Bundle(bundle_path, device="cpu").stream([1, 2]))
+    for seed in (-1, 1.5, True):
+        with pytest.raises(InputError, match="seed is a whole number, 0 or above"):
+            Sampling(seed=seed)  # type: ignore[arg-type]
+    for prompt in (5, None, ("a", "b"), np.array([1.7, 2.2]), [[1], [2, 3]]):
+        with pytest.raises(InputError, match="a prompt is a text, or token ids in a row; found"):
+            bundle.generate(prompt)
+    for stop in ([1], 2):
+        with pytest.raises(InputError, match=f"stop is a list of texts that are not empty, found {re.escape(repr(stop))}"):
+            bundle.generate("d b e", stop=stop)  # type: ignore[arg-type]
+    for stop_ids in (2, np.array(2), "a", ["a"], [1.5]):
+        with pytest.raises(InputError, match="stop_ids is a list of token ids, found "):
+            bundle.generate("d b e", stop_ids=stop_ids)  # type: ignore[arg-type]
+    assert bundle.generate("d b e", beams=np.int64(2)) == bundle.generate("d b e", beams=2)  # type: ignore[arg-type]
+    for write in (Bundle(bundle_path, device="cpu").generate, lambda prompt: list(Bundle(bundle_path, device="cpu").stream(prompt))):
+        with pytest.raises(ManifestError, match="does not generate text"):
+            write([1, 2])
 
 
 EAR = """

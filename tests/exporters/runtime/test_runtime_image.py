@@ -109,6 +109,7 @@ def test_pictures_stand_upright(tmp_path: Path) -> None:
         (3, "found int"),
         ("missing.png", "cannot read image missing.png"),
         (Image.new("I;16", (4, 4)), "more than 8 bits"),
+        (np.zeros((1, 65500, 3), np.uint8), r"a picture of 65500 x 1 px would be \d{7,} x \d+ px before its centre is cut out"),
     ],
 )
 def test_what_is_no_image_says_so(raw: Any, message: str) -> None:
@@ -120,6 +121,8 @@ def test_a_broken_file_says_so(tmp_path: Path) -> None:
     Image.fromarray(picture()).save(tmp_path / "p.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "p.png").read_bytes()[:900])
     (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(InputError, match="cannot read image"):
+        Processor(spec())(Image.open(tmp_path / "cut.png"))  # opened, and not read yet
     for name in ("cut.png", "text.png"):
         with pytest.raises(InputError, match=f"cannot read image .*{name}"):
             Processor(spec())(tmp_path / name)

@@ -76,6 +76,12 @@ def test_an_artifact_changed_after_opening_is_found(bundle_copy: Path) -> None:
         bundle([[0.0] * 6], "fish")
 
 
+def test_a_manifest_is_json_whatever_was_measured() -> None:
+    """Readers in other languages know no NaN."""
+    table = json.loads(sealed({"metrics": {"novel": float("nan"), "loss": [1.5, float("inf")]}}), parse_constant=pytest.fail)
+    assert table["metrics"] == {"novel": None, "loss": [1.5, None]}
+
+
 def test_an_unlisted_file_is_refused(bundle_copy: Path) -> None:
     (bundle_copy / "onnx/extra.bin").write_bytes(b"x")
     with pytest.raises(IntegrityError, match=r"onnx/extra.bin not listed"):

@@ -36,6 +36,28 @@ def write_wav(path: Path, samples: np.ndarray, rate: int = 16000) -> Path:
     return path
 
 
+def test_a_stream_may_arrive_byte_by_byte_and_is_no_file() -> None:
+    class Trickle(io.RawIOBase):
+        def __init__(self, content: bytes) -> None:
+            self._left = content
+
+        def read(self, size: int = -1) -> bytes:
+            first, self._left = self._left[:1], self._left[1:]
+            return first
+
+    heard = pcm_sound(Trickle(b"\x80\xffRIFF"), 8000, "u8")  # type: ignore[arg-type]
+    assert np.concatenate(list(heard.blocks)).shape == (6, 1), "only the beginning is a header"
+    for encoding in ("u8", "s16le"):
+        with pytest.raises(InputError, match="the stream begins as a WAV file does"):
+            list(pcm_sound(Trickle(b"RIFF" + bytes(8)), 8000, encoding).blocks)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("start_s", "end_s"), [(5.0, 1.0), (-1.0, 0.1), (0.4, 0.4), (0.0, float("nan"))])
+def test_a_part_that_is_none_is_refused(start_s: float, end_s: float) -> None:
+    with pytest.raises(InputError, match="a part of a.wav begins at 0 s or later and ends behind that"):
+        Clip("a.wav", start_s, end_s)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("form", "subtype"), FORMS)
 def test_the_content_decides_and_not_the_name(tmp_path: Path, form: str, subtype: str) -> None:
     soundfile = pytest.importorskip("soundfile")

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from polyadapt_runtime import GraphError, InputError, ManifestError, Processor
 from polyadapt_runtime.postprocess import interpret
+from polyadapt_runtime.sampling import Sampling
 from polyadapt_runtime.text import TextReader
 from polyadapt_runtime.writing import with_text
 
@@ -59,6 +60,35 @@ def test_one_text_has_no_batch_axis_and_no_padding(assets: dict[str, Path]) -> N
     assert pair["input_ids"].tolist() == [0, 2, 1, 3, 1] and pair["token_type_ids"].tolist() == [0, 0, 0, 1, 1]
     assert TextReader(SPEC, assets["tokenizer"]).encode("the cat sat on the mat on", cut=False)[0] == [0, 2, 3, 4, 5, 2, 6, 5, 1]
     assert Processor(SPEC, assets)(np.arange(8))["input_ids"].tolist() == list(range(6))
+
+
+def test_what_is_cut_is_told_of_and_nothing_is_no_text(assets: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
+    processor = Processor(SPEC, assets)
+    processor("the cat sat on")
+    processor(np.arange(6))
+    assert not caplog.messages
+    processor("the cat sat on the mat")
+    assert caplog.messages == ["the text 'the cat sat on the mat'… was cut to maximum_tokens = 6; load the model with more of them, or give shorter texts"]
+    processor(np.arange(7))
+    assert caplog.messages[-1].startswith("a row of 7 token ids was cut to maximum_tokens = 6")
+    bare = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+    path = assets["tokenizer"].with_name("bare.json")
+    bare.save(str(path))
+    for reader, empty in ((Processor(SPEC, {"tokenizer": path}), ""), (processor, np.zeros(0, np.int64))):
+        with pytest.raises(InputError, match="the text is empty"):
+            reader(empty)
+
+
+def test_numbers_that_are_none_are_no_answer() -> None:
+    for strange in (np.nan, np.inf):
+        row = np.array([0.0, 5.0, strange], np.float32)
+        for kind, output in (("classification", {"logits": row}), ("features", {"features": row}), ("ctc", {"logits": row[None]})):
+            with pytest.raises(GraphError, match="holds numbers that are not finite"):
+                interpret(output, {"kind": kind}, ("a", "b", "c"), 2)
+    masked = interpret({"logits": np.array([0.0, 5.0, -np.inf], np.float32)}, {"kind": "classification"}, ("a", "b", "c"), 2)
+    assert masked.label == "b"
+    with pytest.raises(GraphError, match="scores that are not numbers"):
+        Sampling().pick(np.array([0.0, np.nan]), np.random.default_rng(0))
 
 
 def test_inputs_that_the_graph_lacks_are_left_out(assets: dict[str, Path]) -> None:
@@ -130,7 +160,6 @@ def test_answers_by_kind() -> None:
     assert interpret(row, {"kind": "ctc", "blank_id": 0, "separator": "|"}, ["_", "a", "b"], 5) == "aab"
     assert interpret({"logits": row["logits"][:, [2, 1, 0]]}, {"kind": "ctc", "blank_id": 0, "separator": "|"}, ["_", "|", "b"], 5) == "b"
     assert interpret(row, {"kind": "features"}, [], 5).tolist() == [0.0, 1.0]
-    assert interpret(row, {"kind": "array"}, [], 5) is row["logits"] and interpret(row, {"kind": "array", "output": "features"}, [], 5) is row["features"]
     assert interpret(row, {"kind": "denoising"}, [], 5) == row
     tied = interpret({"logits": np.array([1.0, 3.0, 3.0], np.float32)}, {"kind": "classification"}, ["a", "b"], 2)
     assert tied.label == "b" and [label for label, _ in tied.top] == ["b", "2"]

@@ -140,8 +140,12 @@ def test_a_short_sound_is_one_window(bundle: Bundle) -> None:
 
 def test_windows_that_make_no_sense_are_refused(bundle: Bundle, bundle_path: Path) -> None:
     sound = (speech(3.0), RATE)
-    for window_s, hop_s, message in ((1.0, 2.0, "would leave sound out"), (1.0, 0.0, "would leave sound out"), (-1.0, None, "would leave"), (5.0, None, "hears 4 s at most")):
+    refused = [(1.0, 2.0, "would leave sound out"), (1.0, 0.0, "would leave sound out"), (5.0, None, "hears 4 s at most")]
+    refused += [(-1.0, None, "a window is longer than 0 s"), (0.0, None, "a window is longer than 0 s")]
+    for window_s, hop_s, message in refused:
         with pytest.raises(InputError, match=message):
             next(classify_windows(bundle, sound, window_s, hop_s))
+    with pytest.raises(InputError, match="the sound is empty"):
+        list(classify_windows(bundle, (np.zeros(0, np.float32), RATE)))
     with pytest.raises(InputError, match="this needs a model of sound for classification; the bundle takes array"):
         next(classify_windows(Bundle(bundle_path), sound))

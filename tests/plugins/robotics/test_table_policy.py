@@ -105,6 +105,14 @@ def test_rollouts_of_bundles_of_every_form(form: str, policies: list[str], bundl
     assert list(found[place]) == policies and all(found[place][name] == found[bundle][name] for name in policies)
 
 
+def test_a_name_that_no_bundle_has_is_no_row_of_figures(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "merged.bundle"
+    export(HOST.load("table-policy:reach"), {"spoilt": Artifact.load(tmp_path / "spoilt")}, place, "merged")
+    for path in (bundle, place):
+        assert main(["robotics", "rollout", str(path), "table-world:reach", "--artifact", "spoild", "--episodes", "2"]) == 1
+        assert "has no artifact 'spoild'; did you mean 'spoilt'" in capsys.readouterr().err
+
+
 def test_normalisation_stands_in_the_graph(bundle: Path) -> None:
     """Raw observations in metres go in; the answer is torch's."""
     opened = Bundle(bundle, device="cpu")

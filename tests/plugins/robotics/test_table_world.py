@@ -9,12 +9,13 @@ import time
 import numpy as np
 import pytest
 
+from polyadapt.data.dataset import Dataset, open_data
 from polyadapt.data.split import split_data
 from polyadapt.errors import UserError
 from polyadapt.host import Host
 from polyadapt_robotics import entry
-from polyadapt_robotics.cards import TableWorldOptions
-from polyadapt_robotics.demonstrations import demonstrate, parse_world, read
+from polyadapt_robotics.cards import TABLE_WORLD, TableWorldOptions
+from polyadapt_robotics.demonstrations import demonstrate, parse_world
 from polyadapt_robotics.expert import expert_actions
 from polyadapt_robotics.rollout import Rollout, roll_out
 from polyadapt_robotics.world import ACTION_SIZE, CONTACT_M, HALF_TABLE_M, OBSERVATION_SIZE, STEP_M, SUCCESS_M, TASKS, Shift, TableWorld
@@ -22,6 +23,10 @@ from polyadapt_robotics.world import ACTION_SIZE, CONTACT_M, HALF_TABLE_M, OBSER
 
 def world_of(task: str, shift: Shift | None = None, seed: int = 0, episodes: int = 4) -> TableWorld:
     return TableWorld(task, episodes, np.random.default_rng(seed), shift)
+
+
+def opened(rest: str, **options: float) -> Dataset:
+    return open_data(f"table-world:{rest}", {TABLE_WORLD.scheme: TABLE_WORLD}, options)
 
 
 def placed(task: str, gripper: tuple[float, float], thing: tuple[float, float], goal: tuple[float, float] = (0.3, 0.3)) -> TableWorld:
@@ -124,7 +129,7 @@ def test_disturbed_demonstrations_show_other_places() -> None:
 
 
 def test_the_reader_gives_one_example_a_step_and_splits_by_episode() -> None:
-    dataset = read("reach?episodes=12&seed=3&rotation_deg=20", TableWorldOptions())
+    dataset = opened("reach?episodes=12&seed=3&rotation_deg=20")
     assert dataset[0].id == "reach/0/0" and dataset.media == "array"
     assert dataset[0].target.shape == (ACTION_SIZE,) and dataset[0].raw.shape == (OBSERVATION_SIZE,)
     parts = split_data(dataset, {"by": "group:episode", "fractions": {"train": 0.5, "test": 0.5}})
@@ -137,19 +142,28 @@ def test_the_reader_gives_one_example_a_step_and_splits_by_episode() -> None:
     [
         ("cary", {}, "did you mean 'carry'"),
         ("carry?episode=3", {}, "did you mean 'episodes'"),
-        ("carry?episodes=3", {"episodes": 4}, "given twice"),
+        ("carry?episodes=3&episodes=4", {}, "gives option 'episodes' twice; keep one"),
         ("carry?episodes=0", {}, "episodes"),
         ("carry?rotation_deg=200", {}, "rotation_deg"),
     ],
 )
 def test_a_wrong_uri_is_said_in_one_line(rest: str, options: dict[str, int], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        read(rest, TableWorldOptions(**options))
+        opened(rest, **options)
 
 
-def test_options_beside_the_uri_and_behind_it_come_together() -> None:
-    task, options = parse_world("push?seed=4", TableWorldOptions(rotation_deg=10))
+def test_options_beside_the_uri_go_before_those_behind_it() -> None:
+    found = opened("push?seed=4&episodes=5", episodes=3, rotation_deg=10)
+    expected = demonstrate("push", 3, 4, Shift(10), TableWorldOptions().disturbance)
+    assert np.array_equal(np.stack([example.raw for example in found]), expected.observations)
+    assert np.array_equal(np.stack([example.target for example in found]), expected.actions)
+
+
+def test_the_world_of_a_rollout_is_read_like_a_uri() -> None:
+    task, options = parse_world("push?seed=4&rotation_deg=10")
     assert (task, options.seed, options.rotation_deg, options.episodes) == ("push", 4, 10, 40)
+    with pytest.raises(UserError, match="gives option 'seed' twice"):
+        parse_world("push?seed=4&seed=5")
 
 
 def test_the_interval_of_a_rate_is_wilsons() -> None:

@@ -29,10 +29,10 @@ from polyadapt.training import TrainingData, TrainSettings, fit
 from polyadapt.training.batches import Examples, PlainFeed
 from polyadapt_onnx import export
 from polyadapt_runtime import Bundle
-from polyadapt_speech.master_asr.assembly import choice, kept, mask
+from polyadapt_speech.master_asr.assembly import choice
 from polyadapt_speech.master_asr.card import CARD, MasterAsrOptions
 from polyadapt_speech.master_asr.forms import RowsForm, SharedForm
-from polyadapt_speech.master_asr.languages import LanguageFeed, single_language_batches
+from polyadapt_speech.master_asr.languages import LanguageFeed
 from polyadapt_speech.master_asr.method import adapted_ports
 from polyadapt_speech.master_asr.shared import MERGED, language_artifact, languages_of_shared, overlap, with_language
 from polyadapt_speech.master_asr.specialists import make_specialists
@@ -92,40 +92,7 @@ def outputs(model: Model, artifact: Artifact | None = None) -> torch.Tensor:
     return found
 
 
-# Assembly
-
-
-def test_exactly_the_lowest_scores_go_and_equal_ones_by_weight() -> None:
-    """kept = n - floor(t n), for every t, with ties everywhere: against a full sort."""
-    generator = torch.Generator().manual_seed(0)
-    for sparsity in (0.0, 0.1, 0.3, 0.5, 0.99):
-        scores = torch.randint(0, 4, (7, 9), generator=generator).float()
-        weight = torch.randn(7, 9, generator=generator)
-        found = mask(scores, weight, sparsity)
-        gone = int(sparsity * 63 + 1e-9)
-        order = sorted(range(63), key=lambda place: (float(scores.flatten()[place]), float(weight.abs().flatten()[place])))
-        expected = torch.ones(63)
-        expected[order[:gone]] = 0.0
-        assert torch.equal(found, expected.reshape(7, 9)), sparsity
-
-
-def test_no_score_at_all_falls_back_on_the_size_of_the_weights() -> None:
-    """The strict comparison of the paper would switch the whole layer off."""
-    sizes = torch.arange(10.0)
-    assert kept(torch.zeros(10), sizes, 3).tolist() == [0.0] * 3 + [1.0] * 7
-
-
-@pytest.mark.parametrize(("gradient", "slope"), [("sigmoid", [0.25, 0.19661193]), ("identity", [1.0, 1.0])])
-def test_a_choice_is_hard_and_passes_gradients(gradient: str, slope: list[float]) -> None:
-    row = torch.tensor([0.0, 1.0], requires_grad=True)
-    chosen = choice(row, gradient)
-    assert chosen.tolist() == [0.0, 1.0]
-    chosen.sum().backward()
-    assert row.grad is not None and torch.allclose(row.grad, torch.tensor(slope))
-
-
-def test_a_row_never_chooses_nothing() -> None:
-    assert choice(torch.tensor([-3.0, -1.0, -2.0]), "sigmoid").tolist() == [0.0, 1.0, 0.0]
+# One language
 
 
 def test_masks_under_bf16_are_those_that_are_saved() -> None:
@@ -133,9 +100,6 @@ def test_masks_under_bf16_are_those_that_are_saved() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         trained = form.edits()
     assert all(torch.equal(edit.tensors["keep"], saved.tensors["keep"]) for edit, saved in zip(trained, form.lower(), strict=True))
-
-
-# One language
 
 
 @pytest.mark.parametrize("specialist", ["mask", "lora"])
@@ -211,22 +175,12 @@ def test_an_alphabet_that_is_given_for_one_language_is_used() -> None:
 
 def test_a_second_stage_records_the_options_in_force(first: Artifact, tmp_path: Path) -> None:
     """What its specialists are is the first stage's word; rates of its rows are its own."""
-    given = MasterAsrOptions(shared=str(first.save(tmp_path / "shared")), specialist="lora", specialists=7, sparsity=0.9, sites=("block.0.attn.q",), row_rate=3.0)
+    given = MasterAsrOptions(shared=str(first.save(tmp_path / "shared")), turn_steps=10, row_rate=3.0)
     saved = learned(first.merge(encoder()), TrainingData(spoken("new", 8, 1)), given, epochs=1).options
     assert saved == {**first.options, "row_rate": 3.0, "alphabets": {"new": ["<blank>", *sorted(LETTERS["new"])]}}
 
 
 # Several languages
-
-
-def test_batches_are_of_one_language_and_hold_every_row_once() -> None:
-    languages = [*"xxxxx", *"yyy", "z"]
-    batches = single_language_batches(languages, 2)
-    for epoch in range(3):
-        found = batches(7, epoch)
-        assert sorted(row for batch in found for row in batch) == list(range(9))
-        assert all(len({languages[row] for row in batch}) == 1 for batch in found) and len(found) == 3 + 2 + 1
-    assert batches(7, 0) == batches(7, 0) != batches(7, 1)
 
 
 def test_batches_of_one_language_are_not_drawn_by_length() -> None:
@@ -288,7 +242,7 @@ def test_a_first_stage_that_ends_before_the_specialists_turn_says_so(caplog: pyt
     def said(**values: Any) -> list[str]:
         caplog.clear()
         learned(encoder(), data, replace_options(SHORT, **values))
-        return [record.getMessage() for record in caplog.records if record.name.startswith("polyadapt_speech")]
+        return [record.getMessage() for record in caplog.records if record.name.startswith("polyadapt_speech") and "row of" not in record.getMessage()]
 
     assert said(turn_steps=4) == ["weights move for turn_steps = 4 steps before any specialist learns, and this run ends at 4; give -o turn_steps=1"]
     assert not said(turn_steps=3) and not said(turn_steps=4, weights=False)
@@ -421,6 +375,7 @@ def test_both_stages_on_the_command_line(tmp_path: Path) -> None:
 # Export
 
 
+@pytest.mark.wide
 def test_every_form_of_export(first: Artifact, added: Artifact, tmp_path: Path) -> None:
     """Slots, a bank with the language of each row, and a folded one say what torch says; a torch-free process would read the same."""
     base = first.merge(encoder())
@@ -440,6 +395,88 @@ def test_every_form_of_export(first: Artifact, added: Artifact, tmp_path: Path) 
     assert merged.selftest().ok and merged(sounds[2]) == texts[2]
 
 
+def test_a_first_stage_is_measured_and_asked_in_each_language(first: Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It writes nothing itself: a row's column says by which of its languages it is read, and a call says so by an option."""
+    first = with_loud_heads(first)
+    model, told = encoder(), state_of(encoder())
+    data = joined(spoken("x", 3, 9), spoken("z", 2, 9))
+    found = pa.evaluate(model, data, first, metrics="cer")
+    base = first.merge(encoder())
+    alone = {language: pa.evaluate(base, spoken(language, count, 9), language_artifact(first, base, language), metrics="cer") for language, count in (("x", 3), ("z", 2))}
+    assert [row.answer for row in found.predictions] == [row.answer for part in alone.values() for row in part.predictions]
+    assert [row.id for row in found.predictions] == [example.id for example in data] and found.n == 5
+    assert [set(str(row.answer)) <= set(LETTERS[row.id[0]]) and bool(row.answer) for row in found.predictions] == [True] * 5
+    assert all(torch.equal(value, told[name]) for name, value in state_of(model).items())  # the model is as it was
+    sound = (clip("abcd", 3), 16000)
+    assert pa.infer(model, sound, first, language="z") == pa.infer(base, sound, language_artifact(first, base, "z"))
+    with pytest.raises(UserError, match="this artifact holds x, y, z; say which by language = one of them"):
+        pa.infer(model, sound, first)
+    with pytest.raises(UserError, match="language 'q' is none of those that the artifact holds"):
+        pa.evaluate(model, Dataset("q", [replace(spoken("x", 1, 9)[0], extra={"language": "q"})], "audio"), first)
+    folder = first.save(tmp_path / "shared")
+    with wave.open(str(tmp_path / "a.wav"), "wb") as stream:
+        stream.setparams((1, 2, 16000, 0, "NONE", ""))
+        stream.writeframes(np.rint(32767 * sound[0]).astype("<i2").tobytes())
+    capsys.readouterr()
+    assert main(["infer", "polyadapt:tiny-whisper?task=ctc", str(tmp_path / "a.wav"), "--artifact", str(folder), "-o", "language=x", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["answer"]["text"] == pa.infer(model, tmp_path / "a.wav", first, language="x")["text"]
+    with pytest.raises(UserError, match="holds several .x, y, z. on a base of their own; export it alone"):
+        pa.export(model, {"all": first, "again": first}, tmp_path / "both.bundle")
+
+
+@pytest.mark.wide
+def test_a_first_stage_is_exported_as_its_languages(first: Artifact, tmp_path: Path) -> None:
+    first = with_loud_heads(first)
+    made = pa.export(encoder(), first, tmp_path / "all.bundle")
+    bundle = Bundle(made.directory)
+    assert set(bundle.artifacts()) == {"x", "y", "z"} and bundle.selftest().ok
+    sound = (clip("abcd", 3), 16000)
+    texts = {language: pa.infer(encoder(), sound, first, language=language)["text"] for language in "xyz"}
+    assert len(set(texts.values())) == 3 and all(bundle(sound, artifact=language) == text for language, text in texts.items())
+
+
+@pytest.mark.wide
+def test_a_first_stage_runs_from_a_recipe_to_a_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = []
+    for example in joined(spoken("x", 12, 1), spoken("z", 6, 1)):
+        with wave.open(f"{example.id}.wav", "wb") as stream:
+            stream.setparams((1, 2, 16000, 0, "NONE", ""))
+            stream.writeframes(np.rint(32767 * np.asarray(example.raw[0])).astype("<i2").tobytes())
+        rows.append(json.dumps({"path": f"{example.id}.wav", "text": example.text, **example.extra}))
+    Path("two.jsonl").write_text("\n".join(rows))
+    Path("first.toml").write_text(
+        """
+        format = 1
+        model = { reference = "polyadapt:tiny-whisper", task = "ctc" }
+        data = { uri = "jsonl:two.jsonl", split = { by = "within:language" } }
+        train = { epochs = 2, batch_size = 4, learning_rate = 0.003 }
+        export = { form = "slots", directory = "asr.bundle", options = { variants = ["float16"] } }
+
+        [[arm]]
+        name = "first"
+        method = "master-asr"
+        options = { turn_steps = 1 }
+        """
+    )
+    assert main(["run", "first.toml", "--out", "out"]) == 0
+    report = json.loads(Path("out/report.json").read_text())
+    assert report["bundle"]["parity"]["ok"] and report["bundle"]["variants"]["float16"]["metrics"] == {}
+    assert set(Bundle("out/asr.bundle", variant="float16").artifacts()) == {"x", "z"}
+
+
+def state_of(model: Model) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in model.module.state_dict().items()}
+
+
+def with_loud_heads(shared: Artifact) -> Artifact:
+    """A first stage whose heads are seeded, as those of `loud`."""
+    generator = torch.Generator().manual_seed(4)
+    heads = {name: value for name, value in shared.own.items() if name.startswith("head/")}
+    seeded = {name: torch.randn(value.shape, generator=generator) if name.endswith("/weight") else 0 * value for name, value in heads.items()}
+    return replace(shared, own={**shared.own, **seeded})
+
+
 def loud(artifact: Artifact) -> Artifact:
     """With a seeded head: two epochs leave one that says nothing but blanks."""
     generator = torch.Generator().manual_seed(4)
@@ -450,6 +487,22 @@ def loud(artifact: Artifact) -> Artifact:
         for edit in artifact.edits
     ]
     return artifact.with_edits(edits)
+
+
+def test_classes_are_the_same_in_every_language() -> None:
+    """A column that names languages is one like any other where classes are learned."""
+    model = pa.load("polyadapt:tiny-ast", task="classification")
+    rows = [replace(example, label="ab"[row % 2], text=None) for row, example in enumerate(joined(spoken("x", 4, 1), spoken("z", 4, 1)))]
+    artifact = learned(model, TrainingData(Dataset("digits", rows, "audio")), MasterAsrOptions(), epochs=1)
+    assert artifact.labels == ("a", "b") and MERGED not in artifact.provenance
+
+
+def test_rows_that_cannot_leave_their_start_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    few = TrainingData(joined(spoken("x", 32, 1), spoken("z", 4, 1)))
+    learned(encoder(), few, replace_options(SHORT, row_every_steps=1), epochs=4, learning_rate=1e-2)
+    assert "the row of" not in caplog.text
+    learned(encoder(), few, replace_options(SHORT, row_every_steps=2), epochs=4, learning_rate=2e-3)
+    assert "the row of z moves in 2 steps, by 0.04 in all at most" in caplog.text and "the row of x" not in caplog.text
 
 
 # Refusals
@@ -467,11 +520,15 @@ def test_what_does_not_fit_is_said(first: Artifact, added: Artifact, tmp_path: P
         learned(base, TrainingData(joined(spoken("new", 8, 1), spoken("x", 8, 1))), MasterAsrOptions(shared=folder))
     with pytest.raises(UserError, match="'x' is in this model already"):
         learned(base, TrainingData(spoken("x", 8, 1)), MasterAsrOptions(shared=folder))
+    with pytest.raises(UserError, match=r"sparsity = 0\.1 is asked for, and the first stage has decided sparsity = 0\.3; leave it out"):
+        learned(base, new, MasterAsrOptions(shared=folder, sparsity=0.1))
     with pytest.raises(UserError, match="none of master-asr's first stage"):
         language_artifact(added, base, "new")
     with pytest.raises(UserError, match="adapt_layers is 3"):
         learned(plain, new, MasterAsrOptions(adapt_layers=3))
     both = joined(spoken("x", 8, 1), spoken("z", 8, 1))
+    with pytest.raises(UserError, match=r"all 3 rows of language 'y' are validated on and none is trained on; split by = \"within:language\""):
+        learned(plain, TrainingData(both, joined(spoken("x", 4, 9), spoken("y", 3, 9))), SHORT)
     with pytest.raises(UserError, match=r"languages, z, .*: transcripts hold 1 letters that are not in the alphabet of z \(efg\): 'h' \(\d+\)"):
         learned(plain, TrainingData(both, both), replace_options(SHORT, alphabets={"z": ("<blank>", *"efg")}))
     rare = TrainingData(both, joined(spoken("x", 4, 9), Dataset("odd", [replace(spoken("z", 1, 9)[0], text="qq")], "audio")))
@@ -479,6 +536,16 @@ def test_what_does_not_fit_is_said(first: Artifact, added: Artifact, tmp_path: P
         learned(plain, rare, SHORT)
     wider = {"x": ("<blank>", *"abcd"), "z": ("<blank>", *"efghq")}
     assert set(learned(plain, rare, replace_options(SHORT, alphabets=wider), epochs=1).options["alphabets"]["z"]) == {"<blank>", *"efghq"}
+    for symbols, words in ((tuple("abdez"), "begins with 'a', a letter of its texts; CTC's blank stands first"), (("<blank>", *"abdea"), "has 'a' twice")):
+        with pytest.raises(UserError, match=words):
+            learned(plain, new, MasterAsrOptions(alphabets={"new": symbols}))
+    with pytest.raises(UserError, match="is measured on while new is learned, and holds x; leave new alone in it"):
+        learned(base, TrainingData(spoken("new", 8, 1), joined(spoken("new", 4, 2), spoken("x", 4, 2))), MasterAsrOptions(shared=folder))
+    with pytest.raises(UserError, match="unknown language of this model 'q'"):
+        overlap(first, "x", "q")
+    for stranger in (first, replace(added, method="linear-probe", options={})):
+        with pytest.raises(UserError, match="an artifact of method .* with one language is added, and this is none"):
+            with_language(first, stranger)
     half = Dataset("half", [*spoken("x", 4, 1), *(replace(example, extra={}) for example in spoken("z", 4, 1))], "audio")
     with pytest.raises(UserError, match="no language in column 'language'"):
         learned(plain, TrainingData(half), SHORT)
@@ -488,17 +555,27 @@ def test_what_does_not_fit_is_said(first: Artifact, added: Artifact, tmp_path: P
 
 
 @pytest.mark.slow
-def test_rows_and_a_head_learn_a_related_language_better_than_a_head_alone(tmp_path: Path) -> None:
+def test_masks_and_a_head_learn_a_related_language_better_than_a_head_alone(tmp_path: Path) -> None:
     """Three made-up languages first, then a fourth of their sounds from 40 words.
 
-    The head alone stands on weights that were trained under masks and has none; the experiments also put it on old rows.
+    The head alone stands on weights that were trained under masks and has none. A row of its own is one way to get masks, and the
+    row of an old language, related or not, is another: that is the control, which a row of its own does not beat here.
     """
     data = TrainingData(joined(*(spoken(language, 40, 1) for language in "xyz")), joined(*(spoken(language, 10, 900) for language in "xyz")))
     shared = learned(encoder(), data, MasterAsrOptions(turn_steps=50, row_every_steps=2, head_rate=10.0), epochs=45)
     folder, test = shared.save(tmp_path / "shared"), spoken("new", 40, 7000)
-    new, errors = TrainingData(spoken("new", 40, 1), spoken("new", 20, 900)), {}
+    new = TrainingData(spoken("new", 40, 1), spoken("new", 20, 900))
     settings = TrainSettings(epochs=60, batch_size=8, learning_rate=1e-2, schedule="constant", early_stopping=20)
-    for name, card, options in (("rows", CARD, MasterAsrOptions(shared=str(folder))), ("head", PROBE, PROBE.options())):
+    options, errors = MasterAsrOptions(shared=str(folder)), {}
+    for name, card, chosen in (("rows", CARD, options), ("head", PROBE, PROBE.options()), *((f"head on {old}", PROBE, PROBE.options()) for old in "xyz")):
         base = shared.merge(encoder())
-        errors[name] = pa.evaluate(base, test, fit(base, load_method(card), options, new, settings), metrics=["cer"]).value
-    assert errors["rows"] < 0.75 * errors["head"], errors
+        if old := name.partition(" on ")[2]:
+            spoken_before = language_artifact(shared, base, old)
+            base = replace(spoken_before, edits=tuple(edit for edit in spoken_before.edits if edit.kind == "mask"), labels=()).merge(base)
+        artifact = fit(base, load_method(card), chosen, new, settings)
+        errors[name] = pa.evaluate(base, test, artifact, metrics=["cer"]).value
+        if name == "rows":
+            start: Any = load_method(CARD).form(base, options, torch.Generator().manual_seed(settings.seed))
+            decided = [not torch.equal(choice(start.row(site), "identity"), choice(artifact.own[f"row/{site}"][0], "identity")) for site in start.sites]
+            assert any(decided), "the rows chose nothing that they did not begin with"
+    assert all(error < 0.75 * errors["head"] for name, error in errors.items() if name != "head"), errors

@@ -16,7 +16,7 @@ from polyadapt.methods.head import HeadForm
 from polyadapt.training.batches import Examples, PlainFeed
 from polyadapt_speech.master_asr.card import MasterAsrOptions
 from polyadapt_speech.master_asr.forms import RowsForm, SharedForm
-from polyadapt_speech.master_asr.languages import NOWHERE, LanguageFeed, alphabets_of, languages_of, places_of, rows_of
+from polyadapt_speech.master_asr.languages import NOWHERE, LanguageFeed, alphabets_of, languages_of, places_of, rows_of, single_language_batches
 from polyadapt_speech.master_asr.method import adapted_ports
 from polyadapt_speech.master_asr.specialists import make_specialists
 
@@ -37,6 +37,16 @@ def feed_of(data: Dataset, alphabets: Mapping[str, Sequence[str]]) -> LanguageFe
 
 def written(feed: LanguageFeed, row: int, alphabet: Sequence[str]) -> list[str]:
     return [alphabet[place] for place in feed.batch([row]).targets["tokens"][0].tolist() if place >= 0]
+
+
+def test_batches_are_of_one_language_and_hold_every_row_once() -> None:
+    languages = [*"xxxxx", *"yyy", "z"]
+    batches = single_language_batches(languages, 2)
+    for epoch in range(3):
+        found = batches(7, epoch)
+        assert sorted(row for batch in found for row in batch) == list(range(9))
+        assert all(len({languages[row] for row in batch}) == 1 for batch in found) and len(found) == 3 + 2 + 1
+    assert batches(7, 0) == batches(7, 0) != batches(7, 1)
 
 
 def test_languages_may_be_numbers() -> None:

@@ -96,6 +96,21 @@ def with_inputs(speaker_size: int = 0) -> Model:
     return build_model(load_family(CARD), voice, Task("synthesis", details={NOISE_INPUTS: True}), None, reference="polyadapt:tiny-voice")  # type: ignore[arg-type]
 
 
+def test_a_voice_speaks_at_the_speed_of_its_settings() -> None:
+    """Where nobody says otherwise; whoever feeds a speed decides it alone."""
+    found = {}
+    for tuned, given in ((1.0, None), (1.5, None), (1.5, 1.0)):
+        model = tiny_model(CARD)
+        model.task.details["length_scale"] = tuned
+        inputs = {name: value for name, value in example_of(model, sizes=SIZES).items() if name not in ("noise", "duration_noise")}
+        if given is not None:
+            inputs["length_scale"] = torch.full((2,), given)
+        with torch.no_grad():
+            found[tuned, given] = model.module(**inputs)["durations"]
+    torch.testing.assert_close(found[1.5, None], 1.5 * found[1.0, None])
+    assert torch.equal(found[1.5, 1.0], found[1.0, None])
+
+
 def test_every_input_is_declared_and_has_an_effect() -> None:
     model = with_inputs(speaker_size=5)
     inputs = example_of(model, sizes=SIZES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from polyadapt.options import read_options
 from polyadapt.testing.conformance import non_degenerate
 from polyadapt.training import TrainSettings
 from polyadapt.training.batches import Examples, TrainingData
+from polyadapt.training.estimation import estimate
 from polyadapt.training.fitting import fit
 from polyadapt.training.interrupt import TrainingInterrupted
 from polyadapt.training.reading import hear, read, read_by_one, text_inputs
@@ -147,6 +149,19 @@ def test_texts_are_laid_along_by_what_the_voice_says_without_its_adapters(model:
         attachments.remove_all()
 
 
+def test_texts_are_laid_along_by_the_voice_as_it_came(model: Model) -> None:
+    """Where weights move, what is asked late, as after a resume, would be another alignment."""
+    voice = copy.deepcopy(model)
+    heard = replace(voice, conditions=read_by_one(voice, TrainingData(readings(3)), is_checked=False)[0].conditions)
+    examples = Examples(readings(3), heard, 0)
+    before = examples.arrays(0)[0]["beside.usual"]
+    with torch.no_grad():
+        for value in heard.backbone.durations.parameters():
+            value.add_(0.3 * torch.randn(value.shape, generator=torch.Generator().manual_seed(0)))
+    assert not np.array_equal(read(heard, text_inputs(heard, readings(3)[0]))["usual"], before)
+    assert np.array_equal(examples.arrays(0)[0]["beside.usual"], before)
+
+
 def test_what_is_said_of_a_text_decides_where_sound_says_nothing(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """The densities of a random voice are far apart, so here all are 0."""
     monkeypatch.setattr(learning, "log_likelihood", lambda z, mean, log_deviation: torch.zeros(len(z), mean.shape[2], z.shape[2]))
@@ -247,21 +262,21 @@ def test_letters_outside_the_voice_are_listed_with_counts(model: Model) -> None:
 
 
 def fitted(model: Model, monkeypatch: pytest.MonkeyPatch) -> Model:
-    """The voice with an ear that hears the first id: a random voice's alignments say nothing of texts."""
+    """The voice with an ear that hears the first id, 60 below the frames: a random voice's alignments say nothing of texts."""
 
     def alignment(backbone: Any, inputs: Any) -> torch.Tensor:
-        return -(inputs["input_ids"][:, 0] - inputs["frames"]).abs().float()
+        return -(inputs["input_ids"][:, 0] + 60 - inputs["frames"]).abs().float()
 
     monkeypatch.setattr(model.family, "alignment", alignment)
     return model
 
 
-def numbered(first_ids: list[int]) -> Dataset:
-    """Clips of 70, 75, 80 … frames, whose ids begin as they are told."""
+def numbered(frames: list[int]) -> Dataset:
+    """Clips of 70, 75, 80 … frames, whose ids begin with those of so many frames."""
     rows = []
-    for number, first in enumerate(first_ids):
+    for number, told in enumerate(frames):
         samples = np.random.default_rng(number).standard_normal((70 + 5 * number) * 8).astype(np.float32)
-        rows.append(Example(f"clip {number}", (0.1 * samples, RATE_HZ), None, None, {"ids": f"{first} 1 2"}))
+        rows.append(Example(f"clip {number}", (0.1 * samples, RATE_HZ), None, None, {"ids": f"{told - 60} 1 2"}))
     return Dataset("numbered", rows, "audio")
 
 
@@ -269,9 +284,11 @@ def test_a_recording_with_a_foreign_text_is_named_and_left_out(model: Model, mon
     judged = fitted(model, monkeypatch)
     _, same, facts = read_by_one(judged, TrainingData(numbered([70, 75, 80, 85])))
     assert len(same.train) == 4 and facts == {}
-    _, kept, facts = read_by_one(judged, TrainingData(numbered([70, 75, 80, 71])))
+    voice, kept, facts = read_by_one(judged, TrainingData(numbered([70, 75, 80, 71])))
     assert [example.id for example in kept.train] == ["clip 0", "clip 1", "clip 2"] and facts == {"left_out": {"clip 3": -9.0}}
     assert "clip 3 (-9.0)" in caplog.text
+    others = read_by_one(judged, TrainingData(numbered([70, 75, 80])))[0]  # whose voice it is, they say alone
+    assert voice.conditions and all(np.array_equal(value, others.conditions[name]) for name, value in voice.conditions.items())
     with pytest.raises(UserError, match=r"4 of 4 recordings fit other texts better than their own \(alignment scores: clip 0 \(-15\.0\)"):
         read_by_one(judged, TrainingData(numbered([85, 80, 75, 70])))
 
@@ -327,6 +344,48 @@ def test_a_voice_that_does_not_listen_says_what_to_do() -> None:
         plain = Host(plugins=[("core", builtin), ("speech", entry)], discover=False, environment={}).load("polyadapt:tiny-voice")
     with pytest.raises(UserError, match="usat:FOLDER"):
         adapt(plain)
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        ("5 x 7", "column ids holds whole numbers, one for each phoneme, found"),
+        ("  ", "column ids holds whole numbers"),
+        ([7.9, 8.2], "column ids holds whole numbers"),
+        ("5 9999", "column ids has 9999, and usat:.* has ids from 0 to 63"),
+        ([5, -3], "column ids has -3"),
+    ],
+)
+def test_ids_that_are_none_are_named_with_their_row(model: Model, ids: object, words: str) -> None:
+    rows = [*readings(2), Example("odd", readings()[0].raw, None, None, {"ids": ids}, "a.jsonl:3")]
+    with pytest.raises(UserError, match=rf"a\.jsonl:3: {words}"):
+        adapt(model, data=Dataset("x", rows, "audio"))
+
+
+def test_a_recording_that_cannot_be_heard_is_named_with_its_row(model: Model) -> None:
+    rows = [*readings(2), Example("odd", (np.full(9000, np.nan, np.float32), RATE_HZ), None, None, {"ids": "1 2 3"}, "a.jsonl:3")]
+    with pytest.raises(UserError, match=r"a\.jsonl:3: .*not finite numbers"):
+        adapt(model, data=Dataset("x", rows, "audio"))
+
+
+def test_an_estimate_is_of_the_voice_that_would_train(model: Model) -> None:
+    """A clip that is too short to compute a speaker from is fed the others' mean, as it is in training."""
+    rows = Dataset("rows", [*readings(3), replace(readings(1, seconds=0.4)[0], id="short")], "audio")
+    found = estimate(model, load_method(USAT), USAT.options(), TrainingData(rows), TrainSettings(epochs=3, batch_size=2, check_readings=False))
+    assert found.steps == 6 and found.parameters > 0 and not model.conditions
+
+
+def test_silence_has_no_part_in_the_mean_vector(model: Model) -> None:
+    silence = Example("silence", (np.zeros(2 * RATE_HZ, np.float32), RATE_HZ), None, None, {"ids": "1 2 3"}, "a.jsonl:9")
+    with_it, without = (read_by_one(model, TrainingData(data), is_checked=False)[0] for data in (Dataset("x", [*readings(2), silence], "audio"), readings(2)))
+    np.testing.assert_array_equal(with_it.conditions["speaker"], without.conditions["speaker"])
+
+
+def test_a_voice_in_half_precision_is_refused_in_a_line(model: Model) -> None:
+    other = copy.deepcopy(model)
+    other.backbone.to(torch.bfloat16)
+    with pytest.raises(UserError, match="a voice in bfloat16 does not learn from recordings; leave it in float32 and set train.precision"):
+        adapt(other)
 
 
 def test_recordings_without_a_text_or_a_second_are_refused(model: Model) -> None:

@@ -28,6 +28,7 @@ from polyadapt_speech.usat.network.loudness import LOUDNESS
 from polyadapt_speech.usat.network.voice import Voice
 from polyadapt_speech.usat.network.wave_discriminators import WaveDiscriminators
 from polyadapt_speech.usat.spectrogram import Spectrogram
+from polyadapt_speech.usat.training import train
 from polyadapt_speech.usat.training.commands import _minutes
 from polyadapt_speech.usat.training.corpus import Corpus, Speaker, Spoken, evenly, read_corpus, write_corpus, write_sound
 from polyadapt_speech.usat.training.prepare import prepare, rate_of, usual_texts
@@ -39,7 +40,7 @@ from polyadapt_speech.usat.training.timbre import TimbreFlow
 from polyadapt_speech.usat.training.train import Request, Trainer
 from polyadapt_speech.usat.training.utterances import LENGTHS_STEP, Utterances
 from polyadapt_speech.usat.training.wave_losses import MelDistance, adversarial_losses, spectral_distance
-from polyadapt_speech.usat.voices.folder import read_voice, save_voice
+from polyadapt_speech.usat.voices.folder import is_half, read_voice, save_voice
 
 RATE_HZ = 22050
 SYMBOLS = {symbol: [number] for number, symbol in enumerate("_^$ abcdefghijklmnopqrstuvwxyz,.?!ˈˌːəɪɛæɑɔʊʌθðŋʃʒɹɡɚɜɐ")}
@@ -356,6 +357,10 @@ def test_stages_move_their_own_parts_and_are_kept(start: Model, corpus: Path, tm
     assert sum("there already" in line for line in said) == 4
     with pytest.raises(UserError, match="said = 300, now it is 200"):
         Trainer(start, read_corpus(corpus), request(folder, said=200)).run()
+    shutil.rmtree(folder / "stage-adversarial")
+    with pytest.raises(UserError, match="stage-timbre goes on from another stage before it than the one that is there now; remove it, and it is done anew"):
+        Trainer(start, read_corpus(corpus), request(folder, steps=5)).run()
+    assert all(torch.equal(value, states["timbre"][key]) for key, value in state_of(folder).items())  # what was published stays
 
 
 def test_stages_in_half_precision_find_nearly_the_same(start: Model, corpus: Path, tmp_path: Path) -> None:
@@ -434,6 +439,49 @@ def test_an_interrupted_timbre_stage_comes_to_the_same_voice(start: Model, corpu
     assert set(facts[0]["discriminators_right"]) == {"leakage", "timbre"} and all(0 <= value <= 1 for value in facts[0]["discriminators_right"].values())
     whole, broken = state_of(tmp_path / "whole"), state_of(tmp_path / "broken")
     assert all(torch.equal(value, broken[name]) for name, value in whole.items())
+
+
+def test_the_flow_hears_the_same_of_the_start_voice_in_one_run_and_in_several(start: Model, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It hears fewer sentences than stage A: which, does not depend on whether A ran in the same process."""
+    monkeypatch.setattr(train, "OWN_CLIPS", 3)
+    read = read_corpus(corpus)
+    Trainer(start, read, request(tmp_path / "at once")).run()
+    for letter in "ABC":
+        Trainer(start, read, request(tmp_path / "one by one", stages=(letter,))).run()
+    once, single = state_of(tmp_path / "at once"), state_of(tmp_path / "one by one")
+    assert all(torch.equal(value, single[name]) for name, value in once.items())
+
+
+@pytest.mark.slow
+def test_other_limits_on_resume_are_refused_and_half_is_taken_later(start: Model, corpus: Path, tmp_path: Path) -> None:
+    read, place = read_corpus(corpus), tmp_path / "voice"
+    wanted = request(place, 6, stages=("A",), report_steps=1)
+    with pytest.raises(TrainingInterrupted):
+        Trainer(start, read, wanted, emit=stopping(2)).run()
+    with pytest.raises(UserError, match=r"stage posterior was begun with at most 6 steps and 0 minutes \(0: any\), now it is 4 and 0; ask as before"):
+        Trainer(start, read, replace(request(place, 4, stages=("A",)), resume=True)).run()
+    Trainer(start, read, replace(request(place, 6), resume=True)).run()
+    whole = state_of(place)
+    Trainer(start, read, request(place, 6, half=True)).run()
+    assert is_half(place) and all(torch.equal(value.half().float(), state_of(place)[name]) for name, value in whole.items() if value.is_floating_point())
+
+
+def test_a_batch_of_one_clip_hears_the_corpus(start: Model, corpus: Path, tmp_path: Path) -> None:
+    voices = []
+    for name, clips in (("one", [*clips_of("low", 110, 4), *clips_of("high", 260, 4)]), ("other", [*clips_of("low", 170, 4), *clips_of("high", 330, 4)])):
+        wanted = replace(request(tmp_path / name, 3, stages=("A", "B")), batch_size=dict.fromkeys("ABC", 1))
+        folder = tmp_path / f"corpus {name}"
+        folder.mkdir()
+        Trainer(start, read_corpus(written(folder, clips)), wanted).run()
+        voices.append(state_of(tmp_path / name / "stage-adversarial"))
+    assert any(not torch.equal(value, voices[1][name]) for name, value in voices[0].items() if name.startswith("decoder."))
+
+
+def test_sentences_that_are_all_too_short_are_refused(start: Model, tmp_path: Path) -> None:
+    speakers = [Speaker("low", "en-us", "made here", "none")]
+    write_corpus(tmp_path, RATE_HZ, speakers, clips_of("low", 110, 4), [[1, 2, 3]])
+    with pytest.raises(UserError, match=r"none of the corpus' 1 sentences takes the voice 40 frames"):
+        Trainer(start, read_corpus(tmp_path), request(tmp_path / "voice")).run()
 
 
 def test_the_posterior_comes_to_hear_what_was_said(start: Model, corpus: Path, tmp_path: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 from polyadapt.data.dataset import Dataset
 from polyadapt.data.readers.card import TableOptions
 from polyadapt.data.rows import Row, find_manifest, table_dataset, unique_columns
 from polyadapt.errors import UserError
+
+LONGEST = 2**31 - 1  # what the library takes on every platform
 
 
 def read_csv(rest: str, options: TableOptions) -> Dataset:
@@ -27,11 +31,21 @@ def _read(rest: str, scheme: str, delimiter: str, options: TableOptions) -> Data
     return table_dataset(manifest, scheme, rows, columns, options)
 
 
+@contextlib.contextmanager
+def _long_fields() -> Iterator[None]:
+    """Fields of any length: a document, or a list of numbers, may be longer than the library's own limit, which is the whole process's."""
+    before = csv.field_size_limit(LONGEST)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
 def _rows(manifest: Path, delimiter: str) -> tuple[list[str], list[Row]]:
     rows: list[Row] = []
     columns: list[str] = []
     line = 1
-    with open(manifest, encoding="utf-8-sig", newline="") as stream:
+    with open(manifest, encoding="utf-8-sig", newline="") as stream, _long_fields():
         reader = csv.reader(stream, delimiter=delimiter, strict=True)
         try:
             for cells in reader:

@@ -54,9 +54,12 @@ def _root(rest: str) -> Path:
 def _class_folders(root: Path) -> list[tuple[Path, str, str]]:
     """(folder, label, part) of every class folder; part is empty when the folder is not split beforehand."""
     tops = _folders(root)
-    names = [folder.name.lower() for folder in tops]
-    if len(tops) > 1 and "train" in names and all(name in PART_NAMES for name in names):
-        return [(folder, folder.name, PART_NAMES[top.name.lower()]) for top in tops for folder in _folders(top)]
+    parts = {top: PART_NAMES[top.name.lower()] for top in tops if top.name.lower() in PART_NAMES}
+    # Vehicles may have a class "train", which alone among others is one.
+    if "train" in parts.values() and any(map(_folders, parts)) and (len(parts) > 1 or len(tops) == 1):
+        if others := [top.name for top in tops if top not in parts]:
+            raise UserError(f"folder {root} is split beforehand into {', '.join(top.name for top in parts)}, and beside them lies {', '.join(others)}; move that away")
+        return [(folder, folder.name, part) for top, part in parts.items() for folder in _folders(top)]
     if not tops:
         loose = [entry.name for entry in root.iterdir() if entry.is_file() and medium_of(entry)]
         found = f"{len(loose)} files such as {sorted(loose)[0]!r} lie in it directly" if loose else "it is empty"

@@ -35,7 +35,7 @@ def read(rest: str, options: TableOptions) -> Dataset:
 def _object(manifest: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         values = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also of bytes that are no text, of numbers without end and of brackets without end
         raise UserError(f"{manifest}:{number}: not valid JSON ({error}); repair or remove the line") from error
     if not isinstance(values, dict):
         raise UserError(f'{manifest}:{number}: expected an object like {{"path": …}}, found {type(values).__name__}')

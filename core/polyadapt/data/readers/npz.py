@@ -31,6 +31,8 @@ def read(rest: str, options: NpzOptions) -> Dataset:
     if inputs.ndim < 2:
         raise UserError(f"{path}: {options.x!r} has shape {inputs.shape}, expected [examples, …]; reshape it")
     for name in names[1:]:
+        if not arrays[name].ndim:
+            raise UserError(f"{path}: {name!r} is one value, expected one for each of the {len(inputs)} rows of {options.x!r}")
         if len(arrays[name]) != len(inputs):
             raise UserError(f"{path}: {options.x!r} has {len(inputs)} rows and {name!r} has {len(arrays[name])}; they have to agree")
     answers = arrays[options.y] if options.y else None
@@ -66,6 +68,8 @@ def _arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:
 
 def _labels(path: Path, answers: np.ndarray, options: NpzOptions) -> list[str] | None:
     """Class names of integers or strings [n]; None for numbers to predict."""
+    if answers.dtype.kind in "US" and answers.ndim != 1:
+        raise UserError(f"{path}: {options.y!r} holds texts of shape {answers.shape}, expected one class a row, [{len(answers)}]")
     if answers.ndim != 1 or np.issubdtype(answers.dtype, np.floating):
         return None
     if not options.labels or not np.issubdtype(answers.dtype, np.integer):

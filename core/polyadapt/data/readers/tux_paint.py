@@ -49,8 +49,8 @@ class Stamp:
 def read_captions(rest: str, options: SpokenCaptionOptions) -> Dataset:
     """Captions read aloud: raw is the recording, label the first word, text the caption.
 
-    The extra column `caption` holds the English caption: split by `group:caption` keeps one sentence on one side, in all
-    languages. `language` holds the recording's language.
+    The extra column `caption` holds the English caption, a single one of those that are read alike in one of the languages:
+    split by `group:caption` keeps one sentence on one side, in all of them. `language` holds the recording's language.
 
     Raises:
         UserError: the stamps are not installed, or there are no recordings in a language.
@@ -62,13 +62,29 @@ def read_captions(rest: str, options: SpokenCaptionOptions) -> Dataset:
         if language not in {found for _, found in spoken}:
             raise unknown("language of recorded captions", language, recorded_languages(stamps))
     kept = _frequent(spoken, lambda pair: first_word(pair[0].captions[pair[1]]), options.minimum, data)
-    examples = []
+    examples, sentence = [], _sentences(spoken)
     for stamp, language in kept:
         caption, path = stamp.captions[language], stamp.recording(language)
-        extra = {"caption": stamp.captions["en"], "category": stamp.category, "language": language}
+        extra = {"caption": sentence[stamp.captions["en"]], "category": stamp.category, "language": language}
         name = stamp.name if len(languages) == 1 else f"{stamp.name} ({language})"
         examples.append(Example(name, path, first_word(caption), caption, extra, f"{stamp.name}_desc_{language}.ogg"))
     return Dataset(f"{data} ({', '.join(languages)})", prepared(examples, options), "audio", licence=LICENCE)
+
+
+def _sentences(spoken: Iterable[tuple[Stamp, str]]) -> dict[str, str]:
+    """English captions to the first of those that are read alike, whatever their case and punctuation: several may be one in Spanish."""
+    first: dict[str, str] = {}
+    by_text: dict[tuple[str, str], str] = {}
+
+    def found(caption: str) -> str:
+        while first.setdefault(caption, caption) != caption:
+            caption = first[caption]
+        return caption
+
+    for stamp, language in spoken:
+        text = " ".join(re.findall(r"\w+", stamp.captions[language].casefold()))
+        first[found(stamp.captions["en"])] = found(by_text.setdefault((language, text), stamp.captions["en"]))
+    return {caption: found(caption) for caption in first}
 
 
 def recorded_languages(stamps: Iterable[Stamp]) -> set[str]:

@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from polyadapt.edits.kinds.kind import Kind, Tensors, normal, product
+from polyadapt.errors import UserError
 
 if TYPE_CHECKING:
     from polyadapt.edits.edit import Edit
@@ -27,6 +28,8 @@ class LowRank(Kind):
     folds = True
 
     def shapes(self, port: Any, variant: str = "") -> dict[str, tuple[int | str, ...]]:
+        if port.kind == "norm":
+            raise UserError(f"edits of kind 'lowrank' fit linear layers, convolutions and embeddings, and {port.site} is a norm; choose other sites")
         return {"a": (port.in_features, "r"), "b": ("r", port.out_features)}
 
     def identity(self, port: Any, variant: str = "") -> dict[str, torch.Tensor]:

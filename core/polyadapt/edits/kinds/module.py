@@ -38,13 +38,17 @@ class Module(Kind):
     def made(self, edit: Edit, u: torch.Tensor) -> torch.Tensor:
         structure = structure_of(edit)
         state = {name: edit.tensors[tensor_name(name)] for name in floating_state(structure)}
-        result: torch.Tensor = torch.func.functional_call(structure, state, (u,))
-        return result
+        if torch.is_autocast_enabled(u.device.type):
+            result: torch.Tensor = torch.func.functional_call(structure, state, (u,))
+            return result
+        own = next(iter(floating_state(structure).values())).dtype
+        result = torch.func.functional_call(structure, {name: value.to(own) for name, value in state.items()}, (u.to(own),))
+        return result.to(u.dtype)
 
     def apply(self, edit: Edit, x: torch.Tensor, h: torch.Tensor, port: Any, dropout: float = 0.0) -> torch.Tensor:
         place = place_of_module(edit.variant)
         u = h if reads_output(place) else x
-        return placed(place, u, self.made(edit, F.dropout(u, dropout)), h, edit.tensors.get(SKIP))
+        return placed(place, u, self.made(edit, F.dropout(u, dropout)), h, None if (skip := edit.tensors.get(SKIP)) is None else skip.to(h.dtype))
 
 
 def module_variant(method: str, place: str) -> str:

@@ -18,7 +18,7 @@ CARD = FamilyCard(
     title="Audio spectrogram transformer (AST)",
     media=("audio",),
     architecture="encoder",
-    libraries={"transformers": ">=4.50,<6"},
+    libraries={"transformers": ">=5.0"},
     classes=("transformers.ASTModel", "transformers.ASTForAudioClassification"),
     tasks=("classification", "features"),
     implementation="polyadapt.families.ast.model:AstFamily",

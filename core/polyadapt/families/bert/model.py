@@ -49,6 +49,10 @@ class Bert(Family):
             "norm_epsilon": config.layer_norm_eps,
         }
 
+    def positions(self, backbone: nn.Module) -> int:
+        config: Any = backbone.config
+        return int(config.max_position_embeddings)
+
     def signature(self, backbone: nn.Module, task: Task) -> Signature:
         inputs = [
             TensorSpec("input_ids", ("batch", "tokens"), "int64", "token ids"),

@@ -29,7 +29,7 @@ CARD = FamilyCard(
     title="CLIP",
     media=("image", "text"),
     architecture="contrastive-pair",
-    libraries={"transformers": ">=5.0,<6"},
+    libraries={"transformers": ">=5.0"},
     classes=("transformers.CLIPModel",),
     tasks=("image-text",),
     implementation="polyadapt.families.clip.model:ClipFamily",

@@ -40,6 +40,9 @@ class ClipFamily(Family):
             "norm_epsilon": [text.layer_norm_eps, image.layer_norm_eps],
         }
 
+    def positions(self, backbone: Any) -> int:
+        return int(backbone.config.text_config.max_position_embeddings)
+
     def signature(self, backbone: Any, task: Task) -> Signature:
         image, size = backbone.config.vision_config, backbone.config.projection_dim
         return Signature(

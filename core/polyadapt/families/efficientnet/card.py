@@ -11,7 +11,7 @@ CARD = FamilyCard(
     title="EfficientNet, MobileNet, MnasNet (timm's EfficientNet blocks)",
     media=("image",),
     architecture="convolutional",
-    libraries={"timm": ">=1.0,<2"},
+    libraries={"timm": ">=1.0.20"},
     classes=("timm.EfficientNet", "timm.MobileNetV3"),
     tasks=("classification", "features"),
     implementation="polyadapt.families.efficientnet.model:EfficientNetFamily",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from polyadapt.families.base import Family
-from polyadapt.families.shared import convolutions, enliven, features_spec, image_spec, library, linear_head, normal, picture_size
+from polyadapt.families.shared import convolutions, enliven, features_spec, image_spec, library, linear_head, norm_epsilons, normal, picture_size
 from polyadapt.signature import Signature, Task
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class EfficientNetFamily(Family):
     def config(self, backbone: Any) -> dict[str, Any]:
         return {
             "convolutions": convolutions(backbone),
+            "norm_epsilons": norm_epsilons(backbone),
             "stages": [[type(block).__name__.lower() for block in stage] for stage in backbone.blocks],
             "activations": [type(module).__name__.lower() for name, module in backbone.named_modules() if name.rpartition(".")[2].startswith("act")],
             "pooling": str(backbone.global_pool.pool_type),

@@ -59,6 +59,10 @@ class Gpt2(Family):
     ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
         return causal.cached_forward(_tower(backbone), backbone.get_submodule("lm_head"), inputs, past)
 
+    def positions(self, backbone: nn.Module) -> int:
+        config: Any = backbone.config
+        return int(config.n_positions)
+
     def cache_shape(self, backbone: nn.Module) -> tuple[int, int, int]:
         config: Any = backbone.config
         return int(config.n_layer), int(config.n_head), int(config.n_embd // config.n_head)

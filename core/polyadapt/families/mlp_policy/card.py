@@ -9,7 +9,7 @@ CARD = FamilyCard(
     title="Residual policy for state observations",
     media=("control",),
     architecture="perceptron",
-    libraries={"torch": ">=2.6"},
+    libraries={"torch": ">=2.9"},
     classes=("polyadapt.MlpPolicy",),
     tasks=("control",),
     sites={

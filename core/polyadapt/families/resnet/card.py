@@ -11,7 +11,7 @@ CARD = FamilyCard(
     title="ResNet and its relatives with timm's basic and bottleneck blocks",
     media=("image",),
     architecture="convolutional",
-    libraries={"timm": ">=1.0,<2"},
+    libraries={"timm": ">=1.0.20"},
     classes=("timm.ResNet",),
     tasks=("classification", "features"),
     implementation="polyadapt.families.resnet.model:ResNetFamily",

@@ -79,7 +79,7 @@ CARD = FamilyCard(
     title="U-Net of latent diffusion, conditioned on text",
     media=("image",),
     architecture="diffusion",
-    libraries={"diffusers": ">=0.30"},
+    libraries={"diffusers": ">=0.36"},
     classes=("diffusers.UNet2DConditionModel",),
     tasks=("denoising",),
     sites=_sites(),

@@ -11,7 +11,7 @@ CARD = FamilyCard(
     title="Vision transformer (ViT, DeiT)",
     media=("image",),
     architecture="encoder",
-    libraries={"timm": ">=1.0,<2"},
+    libraries={"timm": ">=1.0.20"},
     classes=("timm.VisionTransformer", "timm.VisionTransformerDistilled"),
     tasks=("classification", "features"),
     implementation="polyadapt.families.vit.model:VitFamily",

@@ -18,7 +18,7 @@ CARD = FamilyCard(
     title="wav2vec 2.0 (transformers)",
     media=("audio",),
     architecture="encoder",
-    libraries={"transformers": ">=5.0,<6"},
+    libraries={"transformers": ">=5.0"},
     classes=("transformers.Wav2Vec2Model", "transformers.Wav2Vec2ForCTC"),
     tasks=("ctc", "classification", "features"),
     implementation="polyadapt.families.wav2vec2.model:Wav2Vec2Family",

@@ -13,7 +13,7 @@ CARD = FamilyCard(
     title="wav2vec 2.0, HuBERT (torchaudio)",
     media=("audio",),
     architecture="encoder",
-    libraries={"torchaudio": ">=2.5,<3"},
+    libraries={"torchaudio": ">=2.9"},
     classes=("torchaudio.Wav2Vec2Model",),
     tasks=("ctc", "classification", "features"),
     implementation="polyadapt.families.wav2vec2_torchaudio.model:Wav2Vec2TorchaudioFamily",

@@ -33,7 +33,7 @@ CARD = FamilyCard(
     title="Whisper",
     media=("audio", "text"),
     architecture="encoder-decoder",
-    libraries={"transformers": ">=5.0,<6"},
+    libraries={"transformers": ">=5.0"},
     classes=("transformers.WhisperForConditionalGeneration", "transformers.WhisperModel", "transformers.WhisperEncoder"),
     tasks=("transcription", "ctc", "classification", "features"),
     implementation="polyadapt.families.whisper.model:WhisperFamily",

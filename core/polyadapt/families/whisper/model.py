@@ -14,6 +14,8 @@ from polyadapt.families.base import TARGET, Family
 from polyadapt.families.shared import enliven, features_spec, frames_spec, integers, library, normal, spectrogram_spec
 from polyadapt.signature import Signature, Task, TensorSpec
 
+FRAMES_A_SECOND = 100  # of its spectrograms
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -110,6 +112,12 @@ class WhisperFamily(Family):
             use_cache=True,
         )
         return backbone.proj_out(result.last_hidden_state), crossing.present(cache)
+
+    def longest_s(self, backbone: Any) -> float:
+        return 2 * int(backbone.config.max_source_positions) / FRAMES_A_SECOND  # the second convolution halves them
+
+    def positions(self, backbone: Any) -> int:
+        return int(backbone.config.max_target_positions)
 
     def cache_shape(self, backbone: Any) -> tuple[int, int, int]:
         config = backbone.config

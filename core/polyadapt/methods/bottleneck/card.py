@@ -24,7 +24,7 @@ class BottleneckOptions(PlacedOptions):
     scale: float = Field(1.0, gt=0, description="factor of the adapter's output; 4 is best on XSum, 2 on GLUE (He et al.)")
     learned_scale: bool = Field(False, description="train the factor, starting from `scale`")
     init: Literal["lora", "bert"] = Field("lora", description="lora: down Kaiming, up zero; bert: both N(0, 0.02), no identity at start")
-    dropout: float = Field(0.0, ge=0, lt=1, description="on the adapter's input, while training")
+    dropout: float = Field(0.0, ge=0, lt=1, description="on what the adapter reads, while training (ours; the paper's code drops the inner values)")
 
 
 CARD = MethodCard(

@@ -6,7 +6,6 @@ Originals are kept, so switching the form off restores the base bit for bit.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 
 import torch
 
@@ -16,6 +15,7 @@ from polyadapt.errors import UserError, nearest
 from polyadapt.methods.base import Method
 from polyadapt.methods.full.card import FullOptions
 from polyadapt.model import Model
+from polyadapt.sites import matches
 
 
 class FullForm(Form):
@@ -85,9 +85,9 @@ class Full(Method):
         heads = {id(parameter) for name, parameter in model.backbone.named_parameters() if name in excluded}
         offered = [part for part in parameter_slices(model.backbone, model.ports) if id(part.parameter) not in heads]
         for glob in options.sites:
-            if not any(fnmatchcase(part.site, glob) for part in offered):
+            if not any(matches(part.site, glob) for part in offered):
                 raise UserError(f"no parameter matches {glob!r} in family {model.family.card.id}{nearest(glob, {part.site for part in offered})}")
-        slices = [part for part in offered if any(fnmatchcase(part.site, glob) for glob in options.sites)]
+        slices = [part for part in offered if any(matches(part.site, glob) for glob in options.sites)]
         if not slices:
             raise UserError("no sites are given; leave sites out to train every weight")
         return FullForm(slices)

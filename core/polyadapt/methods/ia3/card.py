@@ -15,7 +15,7 @@ from polyadapt.methods.card import MethodCard, Paper
 class Ia3Options(AdapterOptions):
     """Options of (IA)3."""
 
-    sites: tuple[str, ...] = Field((), description="globs of ops whose output is scaled; empty: attn.k and attn.v as in the paper, or the family's default")
+    sites: tuple[str, ...] = Field((), description="globs of ops whose output is scaled; empty: k and v of every attention, across too, as in the paper, or the family's default")
     input_sites: tuple[str, ...] = Field((), description="globs of ops whose input is scaled; empty: ffn.down as in the paper where it exists")
 
 

@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from polyadapt.edits import Edit, Form
-from polyadapt.methods.base import Method, select_ops, usual_sites
+from polyadapt.methods.base import Method, present, select_ops, usual_sites
 from polyadapt.methods.ia3.card import Ia3Options
 from polyadapt.model import Model
 from polyadapt.sites import OpPort, matches, module_name
+
+USUAL_SITES = ("attn.k", "attn.v", "cross.k", "cross.v")
 
 
 class ScaleForm(Form):
@@ -33,7 +35,7 @@ class Ia3(Method):
     """The method `ia3`."""
 
     def form(self, model: Model, options: Ia3Options, generator: torch.Generator) -> Form:
-        outputs = select_ops(model, usual_sites(model, options.sites, "scale", ("attn.k", "attn.v")))
+        outputs = select_ops(model, usual_sites(model, options.sites, "scale", present(model, "op", USUAL_SITES)))
         usual = ("ffn.down",) if any(matches(site, "ffn.down") for site in model.ports.ops) else ()
         inputs = select_ops(model, options.input_sites or usual) if options.input_sites or usual else []
         return ScaleForm(outputs, inputs)

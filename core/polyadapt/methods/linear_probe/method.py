@@ -23,5 +23,5 @@ class LinearProbe(Method):
             UserError: the task has no classes, or `norms` names something else than norms.
         """
         if not model.task.labels:
-            raise UserError(f"linear-probe needs class labels, and the task {model.task.kind!r} of {model.reference} has none; use a labelled data set")
+            raise UserError(f"linear-probe needs class labels, and the task {model.task.kind!r} of {model.reference} has none; use labelled data, or name them (--labels a,b)")
         return NormForm(select_ops(model, options.norms, ("norm",))) if options.norms else Composite([])

@@ -1,5 +1,7 @@
 """LoRA: h + (alpha / r) (x A) B with A [in, r] random and B [r, out] zero, on linear, fused, convolutional and embedding sites.
 
+Of an embedding it is the other way round, as in the official code: rows of A that no text has met stay zero.
+
 Paper: LoRA: Low-Rank Adaptation of Large Language Models (arXiv 2106.09685). Official code: microsoft/LoRA (MIT).
 Ours: input-major factors, and each of q, k and v its own site even where a library fuses them.
 """
@@ -44,8 +46,9 @@ class LoraForm(Form):
             rank = by_pattern(options.rank_pattern, port.site, options.rank)
             alpha = by_pattern(options.alpha_pattern, port.site, options.alpha)
             self._scales[port.site] = alpha / (math.sqrt(rank) if options.rank_stabilised else rank)
-            self.a[module_name(port.site)] = nn.Parameter(initial_a(port, rank, generator))  # (in, r)
-            self.b[module_name(port.site)] = nn.Parameter(torch.zeros(rank, port.out_features))  # (r, out)
+            a, b = initial_factors(port, rank, generator)
+            self.a[module_name(port.site)] = nn.Parameter(a)  # (in, r)
+            self.b[module_name(port.site)] = nn.Parameter(b)  # (r, out)
 
     def edits(self) -> list[Edit]:
         return [Edit(site, "lowrank", {"a": self.a[module_name(site)], "b": self.b[module_name(site)] * self._scales[site]}, dropout=self._dropout) for site in self._sites]
@@ -59,12 +62,12 @@ class Lora(Method):
         return LoraForm(ports if options.sites else ungrouped(ports), options, generator)
 
 
-def initial_a(port: OpPort, rank: int, generator: torch.Generator) -> torch.Tensor:
-    """A [in, r] as torch draws a Linear's weight (Kaiming uniform with a = sqrt 5, the official code's choice); normal for embeddings."""
+def initial_factors(port: OpPort, rank: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """A [in, r] and B [r, out] whose product is zero: A as torch draws a Linear's weight (Kaiming uniform with a = sqrt 5), of embeddings B normal."""
     if port.kind == "embedding":
-        return torch.randn(port.in_features, rank, generator=generator)
+        return torch.zeros(port.in_features, rank), torch.randn(rank, port.out_features, generator=generator)
     bound = 1.0 / math.sqrt(port.in_features)
-    return (torch.rand(port.in_features, rank, generator=generator) * 2 - 1) * bound
+    return (torch.rand(port.in_features, rank, generator=generator) * 2 - 1) * bound, torch.zeros(rank, port.out_features)
 
 
 def ungrouped(ports: list[OpPort]) -> list[OpPort]:

@@ -10,11 +10,11 @@ import torch
 
 from polyadapt.edits import Form
 from polyadapt.edits.form import Composite
-from polyadapt.methods.base import Method
+from polyadapt.methods.base import Method, present
 from polyadapt.methods.bottleneck.card import BottleneckOptions
 from polyadapt.methods.bottleneck.method import BottleneckForm
 from polyadapt.methods.mam.card import MamOptions
-from polyadapt.methods.prefix.method import DirectPrefix
+from polyadapt.methods.prefix.method import USUAL_SITES, DirectPrefix
 from polyadapt.model import Model
 
 
@@ -22,7 +22,7 @@ class Mam(Method):
     """The method `mam`."""
 
     def form(self, model: Model, options: MamOptions, generator: torch.Generator) -> Form:
-        attention = [model.ports.attention[site] for site in model.ports.select("attention", ("attn",))]
+        attention = [model.ports.attention[site] for site in model.ports.select("attention", present(model, "attention", USUAL_SITES))]
         spans = [model.ports.spans[site] for site in model.ports.select("span", ("ffn",))]
         adapter = BottleneckOptions(rank=options.rank, scale=options.scale, insertion="parallel", activation="relu")
         return Composite([DirectPrefix(attention, options.length, generator), BottleneckForm(spans, adapter, generator)])

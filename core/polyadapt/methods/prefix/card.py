@@ -16,7 +16,7 @@ from polyadapt.methods.card import MethodCard, Paper
 class PrefixOptions(AdapterOptions):
     """Options of prefix tuning."""
 
-    sites: tuple[str, ...] = Field(("attn",), description="globs over attention sites; every self-attention as in the paper")
+    sites: tuple[str, ...] = Field((), description="globs over attention sites; empty: every attention, across too, as in the paper")
     length: int = Field(16, ge=1, description="keys per head (He et al.: 16 on GLUE, 30 on XSum)")
     reparametrisation: Literal["none", "mlp"] = Field("none", description="train the prefix itself, or an embedding and a two-layer MLP that make it (the paper's)")
     hidden: int = Field(800, ge=1, description="inner width of that MLP (scripts of He et al.)")

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from polyadapt.edits import Edit, Form
-from polyadapt.methods.base import Method
+from polyadapt.methods.base import Method, present
 from polyadapt.methods.prefix.card import PrefixOptions
 from polyadapt.model import Model
 from polyadapt.sites import AttentionPort, module_name
 
 START_STD = 0.02
+USUAL_SITES = ("attn", "cross")
 
 
 class DirectPrefix(Form):
@@ -63,7 +64,7 @@ class Prefix(Method):
     """The method `prefix`."""
 
     def form(self, model: Model, options: PrefixOptions, generator: torch.Generator) -> Form:
-        ports = [model.ports.attention[site] for site in model.ports.select("attention", options.sites)]
+        ports = [model.ports.attention[site] for site in model.ports.select("attention", options.sites or present(model, "attention", USUAL_SITES))]
         if options.reparametrisation == "mlp":
             return MlpPrefix(ports, options, generator)
         return DirectPrefix(ports, options.length, generator)

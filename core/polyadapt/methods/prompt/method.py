@@ -2,8 +2,8 @@
 
 Papers: Lester et al. (arXiv 2104.08691), Visual Prompt Tuning (2203.12119, official code KMnP/vpt); in the place of the
 distillation token 2312.03694.
-Start: uniform +-sqrt(6 / (fan_in + width)) as in VPT, with fan_in = width for streams that are no patches (the papers' 3 x
-16 x 16 is the width of a base model); or rows of the embedding table.
+Start: uniform +-sqrt(6 / (fan_in + width)) as in VPT, but with fan_in = width for every stream (ours; VPT's 3 x 16 x 16 of a
+patch is the width of a base model); or rows of the embedding table.
 """
 
 from __future__ import annotations

@@ -76,9 +76,17 @@ class ConformerAdapter(nn.Module):
 
     def forward(self, u: torch.Tensor) -> torch.Tensor:
         inner = F.glu(self.expand(self.norm(u)), dim=-1).transpose(1, 2)  # (B, r, T)
-        inner = F.silu(self.batch_norm(along_tokens(self.conv, inner))).transpose(1, 2)  # (B, T, r)
+        inner = F.silu(self._normed(along_tokens(self.conv, inner))).transpose(1, 2)  # (B, T, r)
         result: torch.Tensor = self.project(inner)  # (B, T, n_out)
         return result
+
+    def _normed(self, inner: torch.Tensor) -> torch.Tensor:
+        """BatchNorm; a clip of one frame that runs alone has no statistics, and takes those of the others."""
+        norm = self.batch_norm
+        if not self.training or inner.shape[0] * inner.shape[2] > 1:
+            found: torch.Tensor = norm(inner)
+            return found
+        return F.batch_norm(inner, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps)
 
     @torch.no_grad()
     def lowered(self) -> GatedConvolution:

@@ -49,6 +49,7 @@ CARD = MethodCard(
     folds=True,
     identity_at_start="a share `sparsity` of the weights is switched off from the start",
     learning_rate=1e-3,
+    separates="language",
     notes=(
         "Data with a column `language` of several values is the first stage. It needs task `ctc` on an encoder that scores no symbols of its own: Whisper's, wav2vec 2.0 as it "
         "was pretrained, or any with `own_head = false`. AST has classes alone, so one set of masks is all that it learns. "

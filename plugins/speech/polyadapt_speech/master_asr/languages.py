@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from polyadapt.data.dataset import Dataset, Example
 from polyadapt.errors import UserError, unknown
 from polyadapt.model import Model
 from polyadapt.signature import SEPARATOR
-from polyadapt.training.alphabet import alphabet_of, refuse_letters_outside
+from polyadapt.training.alphabet import BLANK, alphabet_of, refuse_letters_outside
 from polyadapt.training.batches import Batch, Examples, Feed
 from polyadapt.training.drawing import Batches, in_batches
 from polyadapt_speech.master_asr.forms import SharedForm
@@ -53,24 +54,41 @@ def alphabets_of(train: Dataset, validation: Dataset | None, given: Mapping[str,
         UserError: letters outside, listed with counts; a language that is validated and not trained, or given and not in the data.
     """
     languages = languages_of(train)
-    for language in (*given, *(languages_of(validation) if validation is not None else ())):
+    for language in given:
         if language not in languages:
             raise unknown("language", language, languages)
+    for language in () if validation is None else languages_of(validation):
+        if validation is not None and language not in languages:
+            count = len(rows_of(validation, language))
+            raise UserError(f'all {count} rows of language {language!r} are validated on and none is trained on; split by = "within:{COLUMN}", or leave the language out')
     found = {}
     for language in languages:
         part = train.subset(rows_of(train, language), f"{train.name}, {language}")
         found[language] = tuple(given.get(language) or alphabet_of(example.text or "" for example in part))
+        refuse_alphabet(found[language], part, language)
         refuse_letters_outside(part, found[language], f"the alphabet of {language}")
         if validation is not None and (held := rows_of(validation, language)):
             refuse_letters_outside(validation.subset(held, f"{validation.name}, {language}"), found[language], f"the alphabet of {language}")
     return found
 
 
-def with_alphabet(model: Model, given: Mapping[str, Sequence[str]], language: str) -> Model:
+def refuse_alphabet(symbols: Sequence[str], texts: Dataset, language: str) -> None:
+    """Refuse symbols of which CTC would take a letter for its blank, or count one twice.
+
+    Raises:
+        UserError: the first is a letter of the texts, or one stands there twice.
+    """
+    if twice := [symbol for symbol, count in Counter(symbols).items() if count > 1]:
+        raise UserError(f"the alphabet of {language} has {twice[0]!r} twice; give every symbol once")
+    if any(symbols[0] in (example.text or "") for example in texts):
+        raise UserError(f"the alphabet of {language} begins with {symbols[0]!r}, a letter of its texts; CTC's blank stands first, such as {BLANK!r}")
+
+
+def with_alphabet(model: Model, given: Mapping[str, Sequence[str]], language: str, texts: Dataset) -> Model:
     """A model that writes one language in the symbols given for it; as it is where none are.
 
     Raises:
-        UserError: symbols are given for another language, or the model has no head for them.
+        UserError: symbols are given for another language, or without a blank, or the model has no head for them.
     """
     if not given:
         return model
@@ -78,6 +96,7 @@ def with_alphabet(model: Model, given: Mapping[str, Sequence[str]], language: st
         raise UserError(f"alphabets are given for {', '.join(given)}, and the data hold {language}; give the alphabet of {language} alone")
     if model.task.kind != "ctc" or model.ports.head is None:
         raise UserError(f"an alphabet is given, and {model.reference} has no head over frames for it; load an encoder with task = 'ctc' and own_head = false")
+    refuse_alphabet(given[language], texts, language)
     return model.with_labels(tuple(given[language]))
 
 

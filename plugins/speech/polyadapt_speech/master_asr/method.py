@@ -11,7 +11,10 @@ scores go by the size of the weight; the optimiser is AdamW without decay.
 
 from __future__ import annotations
 
+import copy
 import logging
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,6 +28,7 @@ from polyadapt.errors import UserError
 from polyadapt.methods.base import Method, select_ops
 from polyadapt.methods.full.method import FullForm
 from polyadapt.methods.head import HeadForm
+from polyadapt.methods.separated import Separated
 from polyadapt.model import Model
 from polyadapt.sites import OpPort
 from polyadapt.training.batches import HasParts
@@ -34,9 +38,20 @@ from polyadapt.training.processes import find_processes, moved
 from polyadapt.training.provenance import described
 from polyadapt.training.run import Run
 from polyadapt_speech.master_asr.card import USUAL_SITES, MasterAsrOptions
-from polyadapt_speech.master_asr.forms import RowsForm, SharedForm
-from polyadapt_speech.master_asr.languages import LanguageFeed, alphabets_of, language_of, languages_of, single_language_batches, with_alphabet
-from polyadapt_speech.master_asr.shared import MERGED, SPECIALISTS, languages_of_shared, merged_base_id, options_in_force, own_tensors, rows_form, specialists_digest
+from polyadapt_speech.master_asr.forms import START, RowsForm, SharedForm
+from polyadapt_speech.master_asr.languages import COLUMN, LanguageFeed, alphabets_of, language_of, languages_of, single_language_batches, with_alphabet
+from polyadapt_speech.master_asr.shared import (
+    MERGED,
+    SPECIALISTS,
+    language_artifact,
+    languages_of_shared,
+    merged_base_id,
+    options_in_force,
+    own_tensors,
+    refuse_options_of_first_stage,
+    rows_form,
+    specialists_digest,
+)
 from polyadapt_speech.master_asr.specialists import make_specialists
 
 HEADS = "master-asr's first stage gives every language a head over frames"
@@ -69,7 +84,8 @@ class MasterAsr(Method):
             TrainingError: training cannot go on.
         """
         refuse_attached(model)
-        languages = languages_of(data.train)
+        # Classes are the same in every language: a column that names it is one like any other.
+        languages = languages_of(data.train) if model.task.kind == "ctc" else ()
         if len(languages) > 1:
             if options.shared:
                 raise UserError(f"a second stage learns one language, and the data hold {', '.join(languages)}; leave one, or leave out `shared` for a first stage")
@@ -79,11 +95,20 @@ class MasterAsr(Method):
         shared = Artifact.load(options.shared) if options.shared else None
         if shared is not None and language in (known := languages_of_shared(shared)):
             raise UserError(f"language {language!r} is in this model already; its languages: {', '.join(known)}")
+        if shared is not None:
+            refuse_options_of_first_stage(shared, options)
+        if languages and data.validation is not None and (others := [other for other in languages_of(data.validation) if other != language]):
+            raise UserError(f"{data.validation.name} is measured on while {language} is learned, and holds {', '.join(others)}; leave {language} alone in it")
         return self._one_language(model, options, data, run, language, shared)
 
+    def separated(self, artifact: Artifact, model: Model) -> Separated | None:
+        """The languages of a first stage, on the base that its weights make."""
+        if MERGED not in artifact.provenance:
+            return None
+        base = artifact.merge(copy.deepcopy(model))
+        return Separated(COLUMN, base, {language: language_artifact(artifact, base, language) for language in languages_of_shared(artifact)})
+
     def _first_stage(self, model: Model, options: MasterAsrOptions, data: HasParts, run: Run) -> Artifact:
-        if model.task.kind != "ctc":
-            raise UserError(f"{HEADS}, and {model.reference} has task {model.task.kind!r}; load an encoder with task = 'ctc', which the families whisper and wav2vec2 offer")
         if model.ports.head is None:
             raise UserError(f"{HEADS}, and {model.reference} scores symbols of its own; load it with own_head = false")
         alphabets = alphabets_of(data.train, data.validation, options.alphabets)
@@ -98,6 +123,7 @@ class MasterAsr(Method):
 
         batches = single_language_batches(spoken, run.settings.batch_size)
         warn_of_resting_scores(options, run, batches(run.seed, 0))
+        warn_of_resting_rows(options, run.settings.learning_rate or self.card.learning_rate, run, [spoken[rows[0]] for rows in batches(run.seed, 0)])
         plan = self._plan(model, chosen, data, batches=batches, feed=feed, resting=form.resting)
         result = self._train(model, form, data, run, plan)
         made = make_artifact(model.with_labels(()), self, chosen, run, result, plan.decides["data"] if plan.decides else {})
@@ -105,10 +131,11 @@ class MasterAsr(Method):
         return _with(made, own_tensors(form), {MERGED: merged})
 
     def _one_language(self, model: Model, options: MasterAsrOptions, data: HasParts, run: Run, language: str, shared: Artifact | None) -> Artifact:
-        model = labelled(with_alphabet(model, options.alphabets, language), data)
+        model = labelled(with_alphabet(model, options.alphabets, language, data.train), data)
         form = self.build(model, options, torch.Generator().manual_seed(run.seed))
         chosen = (options if shared is None else options_in_force(shared, options)).model_copy(update={"alphabets": {language: model.task.labels}, "shared": ""})
-        plan = self._plan(model, options, data)
+        # The specialists decide, and not the folder that they are read from: they are in no checkpoint.
+        plan = self._plan(model, options if shared is None else options.model_copy(update={"shared": specialists_digest(shared)}), data)
         result = self._train(model, form, data, run, plan)
         made = make_artifact(model, self, chosen, run, result, plan.decides["data"] if plan.decides else {})
         rows = next(part for part in form.modules() if isinstance(part, RowsForm))
@@ -139,6 +166,25 @@ def warn_of_resting_scores(options: MasterAsrOptions, run: Run, epoch: Sequence[
     if options.weights and steps <= options.turn_steps:
         turn = max(1, steps // TURNS)
         _log.warning("weights move for turn_steps = %d steps before any specialist learns, and this run ends at %d; give -o turn_steps=%d", options.turn_steps, steps, turn)
+
+
+def warn_of_resting_rows(options: MasterAsrOptions, learning_rate: float, run: Run, epoch: Sequence[str]) -> None:
+    """Say beforehand whose rows can hardly leave the random choice that they begin with: a language's row moves in a share of its own batches alone.
+
+    Args:
+        options: of the method.
+        learning_rate: of the weights; rows have a factor on it.
+        run: how long it trains.
+        epoch: the language of each batch of one epoch.
+    """
+    steps = min(run.settings.epochs * len(epoch), run.settings.max_steps or run.settings.epochs * len(epoch))
+    for language, count in Counter(epoch).items():
+        moves = math.ceil(steps * count / len(epoch) / options.row_every_steps)
+        if (reach := moves * learning_rate * options.row_rate) < START:
+            _log.warning(
+                "the row of %s moves in %d steps, by %.2g in all at most, and begins at random with a deviation of %g: it stays near that choice; train longer, or raise row_rate",
+                *(language, moves, reach, START),
+            )
 
 
 def adapted_ports(model: Model, options: MasterAsrOptions) -> list[OpPort]:

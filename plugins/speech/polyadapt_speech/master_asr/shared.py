@@ -84,7 +84,9 @@ def with_language(shared: Artifact, learned: Artifact) -> Artifact:
         UserError: the language is there already, or was not learned on this base and these specialists.
     """
     languages = languages_of_shared(shared)
-    language = ", ".join(learned.options["alphabets"])
+    if learned.method != shared.method or len(learned.options.get("alphabets", ())) != 1:
+        raise UserError(f"an artifact of method {learned.method!r} with one language is added, and this is none; learn one on shared.merge(model) with `shared`")
+    language = next(iter(learned.options["alphabets"]))
     if language in languages:
         raise UserError(f"language {language!r} is in this model already; its languages: {', '.join(languages)}")
     if learned.base_id != shared.provenance[MERGED]:
@@ -104,8 +106,16 @@ def with_language(shared: Artifact, learned: Artifact) -> Artifact:
 
 
 def overlap(shared: Artifact, first: str, second: str) -> float:
-    """How far two languages share specialists: Jaccard index of what they choose, over all sites."""
-    places = [languages_of_shared(shared).index(language) for language in (first, second)]
+    """How far two languages share specialists: Jaccard index of what they choose, over all sites.
+
+    Raises:
+        UserError: a language that the model does not have.
+    """
+    languages = languages_of_shared(shared)
+    for language in (first, second):
+        if language not in languages:
+            raise unknown("language of this model", language, languages)
+    places = [languages.index(language) for language in (first, second)]
     chosen = torch.cat([value for name, value in shared.own.items() if name.startswith("chosen/")], dim=1)[places].bool()  # (2, sites K)
     return float((chosen[0] & chosen[1]).sum() / (chosen[0] | chosen[1]).sum())
 
@@ -163,6 +173,18 @@ def options_of(shared: Artifact) -> MasterAsrOptions:
 def options_in_force(shared: Artifact, given: MasterAsrOptions) -> MasterAsrOptions:
     """The options of a second stage: what it decides itself as given, all else as the first stage had it."""
     return options_of(shared).model_copy(update={name: getattr(given, name) for name in OF_SECOND_STAGE})
+
+
+def refuse_options_of_first_stage(shared: Artifact, given: MasterAsrOptions) -> None:
+    """Refuse an option that a second stage was given and that the first one has decided.
+
+    Raises:
+        UserError: naming both values.
+    """
+    decided = options_of(shared)
+    for name in sorted(given.model_fields_set - {*OF_SECOND_STAGE, "shared", "alphabets"}):
+        if getattr(given, name) != getattr(decided, name):
+            raise UserError(f"{name} = {getattr(given, name)!r} is asked for, and the first stage has decided {name} = {getattr(decided, name)!r}; leave it out")
 
 
 def merged_base_id(model: Model, moved: Sequence[Edit]) -> str:

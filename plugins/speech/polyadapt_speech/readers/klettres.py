@@ -55,7 +55,7 @@ def _sounds(root: Path, language: str, parts: tuple[str, ...]) -> list[Example]:
     listing = root / language / "sounds.xml"
     try:
         tree = ElementTree.parse(listing)
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # also an encoding that Python's parser does not take
         raise UserError(f"{DATA}: {listing} is not well-formed ({error}); run: apt install --reinstall {PACKAGE}") from error
     examples: dict[str, Example] = {}
     missing = 0

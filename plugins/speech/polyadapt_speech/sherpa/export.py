@@ -42,7 +42,7 @@ SPEEDS = (1.0, 1.3)
 class SherpaOptions(Options):
     """Options of the target `sherpa-onnx`."""
 
-    seed: int = Field(0, description="of the ids by which the graph is compared with torch")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the ids by which the graph is compared with torch")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def export(model: Model, artifacts: Mapping[str, Artifact], directory: Path, opt
         artifact.check_base(model.base_id, model.reference)
     tokens = tokens_of(next(iter(model.processor.assets.values())))
     module = PiperVoice(voice, _speaker(voice, artifact, model.reference)).eval()
-    with replacing_directory(directory) as staging, torch.no_grad():
+    with replacing_directory(directory, "tokens.txt") as staging, torch.no_grad():
         report = _write(model, module, artifact, staging / "model.onnx", chosen.seed)
         report.require()
         _describe(staging / "model.onnx", metadata(voice, str(model.processor.spec.get("language") or "")))

@@ -15,6 +15,7 @@ from polyadapt.families.conditioner import Conditioner
 from polyadapt.families.shared import enliven, normal
 from polyadapt.families.text import random_ids, random_mask
 from polyadapt.signature import Signature, Task, TensorSpec
+from polyadapt_runtime.audio import SILENT
 from polyadapt_speech.usat.family.learning import alignment, heard, row_losses, usual
 from polyadapt_speech.usat.network.config import DecoderConfig, DurationConfig, VoiceConfig, WaveNetConfig
 from polyadapt_speech.usat.network.voice import Manner, Voice
@@ -73,7 +74,10 @@ class VoiceFamily(Family):
     def forward(self, backbone: nn.Module, task: Task, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if "posterior" in inputs:
             return row_losses(_voice(backbone), inputs)
-        manner = Manner(inputs.get("noise"), inputs.get("duration_noise"), inputs.get("length_scale"), inputs.get("speaker"))
+        pace = inputs.get("length_scale")
+        if pace is None and (tuned := float(str(task.details.get("length_scale", 1.0)))) != 1.0:
+            pace = torch.full(inputs["input_ids"].shape[:1], tuned, device=inputs["input_ids"].device)  # the speed that the voice's settings name
+        manner = Manner(inputs.get("noise"), inputs.get("duration_noise"), pace, inputs.get("speaker"))
         waveform, lengths, durations = backbone(inputs["input_ids"], inputs["attention_mask"], manner)
         return {"waveform": waveform, "lengths": lengths, "durations": durations}  # (B, samples), (B,), (B, T)
 
@@ -81,8 +85,10 @@ class VoiceFamily(Family):
         voice, rate_hz = _voice(backbone), _voice(backbone).config.sample_rate_hz
         if not voice.config.listens:
             raise UserError("this voice does not listen, so it cannot learn from recordings; make one that does with `polyadapt speech usat-train`, and load it as usat:FOLDER")
+        if (precision := next(voice.parameters()).dtype) != torch.float32:
+            raise UserError(f"a voice in {str(precision).removeprefix('torch.')} does not learn from recordings; leave it in float32 and set train.precision")
         found = heard(voice, samples)
-        if len(samples) >= LEAST_REFERENCE_S * rate_hz:
+        if len(samples) >= LEAST_REFERENCE_S * rate_hz and float(samples.abs().max()) >= SILENT:
             with torch.no_grad():
                 found["speaker"] = voice.speaker_vector(samples[None], torch.tensor([len(samples)], device=samples.device))[0]  # (S,)
         return found

@@ -71,7 +71,8 @@ class Autoencoder:
         assert voice.posterior is not None and voice.memory is not None and voice.spectrogram is not None
         own = max(1, round(OWN_SHARE * len(rows)))
         own_rows = torch.randint(0, len(self._speech.segments), (own,)).to(rows.device)
-        ours, others = self._speech.segments.windows(own_rows, self._frames), self._segments.windows(rows[own:], self._frames)
+        theirs = rows[own:] if len(rows) > own else rows  # a batch of one clip hears it beside one of the start voice's
+        ours, others = self._speech.segments.windows(own_rows, self._frames), self._segments.windows(theirs, self._frames)
         windows = Windows(torch.cat([ours.samples, others.samples]), torch.cat([ours.mask, others.mask]), torch.cat([ours.first, others.first]))
         with in_float32(rows.device):
             spectrogram = voice.spectrogram.of_surrounded(windows.samples) * windows.mask

@@ -18,18 +18,13 @@ MOST_STEPS = 1_000_000
 @click.pass_context
 def usat_corpus(context: click.Context, out: Path, start: str, held_out: tuple[str, ...], share: float) -> None:
     """Prepare recordings of many speakers: Tux Paint, Asterisk, KLettres and voices of espeak-ng."""
-    from polyadapt import api
     from polyadapt.cli.context import host_of, print_table
     from polyadapt_speech.usat.training.prepare import SAID, prepare, rate_of, usual_sources, usual_texts
     from polyadapt_speech.usat.training.sources import HELD_OUT
 
     host = host_of(context)
-
-    def open_data(uri: str, options: dict[str, Any]) -> Any:
-        return api.open_dataset(uri, options, host=host)
-
     model = host.load(start)
-    made = prepare(out, model, usual_sources(open_data, rate_of(model)), usual_texts(open_data, round(share * SAID)), held_out or HELD_OUT, share)
+    made = prepare(out, model, usual_sources(host.open_dataset, rate_of(model)), usual_texts(host.open_dataset, round(share * SAID)), held_out or HELD_OUT, share)
     rows = [(name, f"{seconds:.0f}", "trained on" if seconds else "left out: no recording that can be read") for name, seconds in made.seconds.items()]
     print_table(("speaker", "seconds", ""), [*rows, *((name, f"{seconds:.0f}", "held out") for name, seconds in made.held_out.items())])
     for language, found in made.strange.items():

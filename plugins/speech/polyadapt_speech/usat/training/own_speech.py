@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from polyadapt.errors import UserError
 from polyadapt.model import Model
 from polyadapt.sources.common import seeded
 from polyadapt_speech.usat.network.voice import Manner, Voice
@@ -35,10 +36,6 @@ class OwnSpeech:
         index = (first[:, None] + torch.arange(frames, device=first.device)).clamp(max=self.z.shape[1] - 1)  # (B, frames)
         return self.z[:, index].transpose(0, 1)
 
-    def spread(self, count: int) -> list[int]:
-        """Rows of at most so many clips, short and long ones alike."""
-        return list(range(0, len(self.ids), max(1, -(-len(self.ids) // count))))
-
 
 def own_speech(start: Model, voice: Voice, sentences: Sequence[torch.Tensor], count: int, seed: int, device: torch.device) -> OwnSpeech:
     """Some of many sentences, short and long ones alike, by the start voice.
@@ -66,6 +63,9 @@ def speak(voice: Voice, sentences: Sequence[torch.Tensor], noise_scale: float, d
         noise_scale: what the voice was tuned by.
         duration_noise_scale: the same for durations.
         device: where it runs.
+
+    Raises:
+        UserError: no sentence is long enough.
     """
     assert voice.spectrogram is not None
     hop, clips, latents, kept = voice.config.decoder.hop, list[torch.Tensor](), list[torch.Tensor](), list[torch.Tensor]()
@@ -83,4 +83,6 @@ def speak(voice: Voice, sentences: Sequence[torch.Tensor], noise_scale: float, d
                 clips.append(sounds[row, : length * hop])
                 latents.append(z[row, :, :length])
                 kept.append(rows[row])
+    if not clips:
+        raise UserError(f"none of the corpus' {len(sentences)} sentences takes the voice {LEAST_FRAMES} frames; give the corpus longer ones")
     return OwnSpeech(Segments(clips, voice.spectrogram, device), tuple(kept), torch.cat(latents, 1))

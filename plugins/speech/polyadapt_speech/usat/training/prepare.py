@@ -19,8 +19,8 @@ from polyadapt.model import Model
 from polyadapt_runtime.errors import InputError
 from polyadapt_runtime.phonemes import PhonemeReader
 from polyadapt_speech.usat.network.voice import Voice
+from polyadapt_speech.usat.training.corpus import HEAD, Speaker, Spoken, evenly, write_corpus, write_sound
 from polyadapt_speech.usat.training.corpus import HELD_OUT as HELD_OUT_FOLDER
-from polyadapt_speech.usat.training.corpus import Speaker, Spoken, evenly, write_corpus, write_sound
 from polyadapt_speech.usat.training.sentences import SENTENCES
 from polyadapt_speech.usat.training.sources import COLLECTIONS, Source, speakers_of, synthetic, synthetic_names
 
@@ -105,7 +105,7 @@ def prepare(folder: Path, model: Model, sources: Iterable[Source], texts: Iterab
     phonemes = Phonemes(model, summary)
     known: dict[str, Speaker] = {}
     clips: list[Spoken] = []
-    with replacing_directory(folder) as staging:
+    with replacing_directory(folder, HEAD) as staging:
         for source in sources:
             speaker = source.speaker
             if speaker.name in held_out:
@@ -123,8 +123,11 @@ def prepare(folder: Path, model: Model, sources: Iterable[Source], texts: Iterab
             raise UserError(f"no speaker {lacking[0]!r} to hold out; speakers: {', '.join(known)}")
         if not clips:
             raise UserError("no speaker has a recording that can be read; install the packages that the collections need")
-        sentences = [phonemes.ids(text, "en-us") for text in texts]
-        write_corpus(staging, rate_hz, tuple(known.values()), clips, [ids for ids in sentences if ids])
+        said = [phonemes.ids(text, "en-us") for text in texts]
+        sentences = [ids for ids in said if ids]
+        if said and not sentences:
+            raise UserError(f"{model.reference} has phonemes for none of the English sentences that it would say; start from a voice that has them")
+        write_corpus(staging, rate_hz, tuple(known.values()), clips, sentences)
     return summary
 
 

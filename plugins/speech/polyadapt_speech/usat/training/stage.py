@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -109,51 +109,57 @@ class _Feed:
         return self._stage.losses(batch.inputs["rows"])
 
 
-def run_stage(
-    stage: Stage,
-    limits: Limits,
-    processes: Processes,
-    seed: int,
-    emit: Emit,
-    directory: Path,
-    resume: bool,
-    decides: Mapping[str, Any],
-    report_steps: int = 10,
-    precision: str = "no",
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Course:
+    """How a stage is trained.
+
+    Attributes:
+        limits: when it ends.
+        directory: of checkpoints and of the number of steps that the minutes allow.
+        seed: of the batches and of every draw.
+        precision: of the forward passes: no (the voice's own), bf16 or fp16.
+        resume: go on from the newest checkpoint.
+        decides: further values that decide the result.
+        report_steps: steps between two `step` events.
+    """
+
+    limits: Limits
+    directory: Path
+    seed: int = 0
+    precision: str = "no"
+    resume: bool = False
+    decides: Mapping[str, Any] = field(default_factory=dict)
+    report_steps: int = 10
+
+
+def run_stage(stage: Stage, course: Course, processes: Processes, emit: Emit) -> dict[str, Any]:
     """Train a stage to its end.
 
     Args:
         stage: on the device already.
-        limits: when it ends.
+        course: how.
         processes: the device; a stage runs in one process.
-        seed: of the batches and of every draw.
         emit: hears every event.
-        directory: of checkpoints and of the number of steps that the minutes allow.
-        resume: go on from the newest checkpoint.
-        decides: further values that decide the result.
-        report_steps: steps between two `step` events.
-        precision: of the forward passes: no (the voice's own), bf16 or fp16.
 
     Returns:
         Facts for the provenance: steps, seconds a step, the losses of the last batch.
 
     Raises:
-        UserError: a checkpoint of other settings.
+        UserError: a checkpoint of other settings or limits.
         TrainingError: not a number, memory, or Ctrl-C.
     """
     if processes.count > 1:
         raise UserError("a voice's stages run in one process; start the command without a launcher")
+    seed = course.seed
     with randomness.isolated(seed, processes.device):
-        steps = _planned(stage, limits, processes, precision, directory, resume)
-        fingerprint = {**decides, "stage": stage.name, "steps": steps, "seed": seed, "batch_size": stage.batch_size, "learning_rate": stage.learning_rate, "precision": precision}
-        settings = _settings(stage, steps, processes.device, report_steps, precision)
-        work = _work(stage, steps, settings, processes.device, seed, fingerprint)
-        loop = Loop(work, processes, emit, directory)
-        if resume and (checkpoint := load_checkpoint(directory, fingerprint)) is not None:
+        steps = _planned(stage, course, processes)
+        sizes = {"steps": steps, "seed": seed, "batch_size": stage.batch_size, "learning_rate": stage.learning_rate, "precision": course.precision}
+        work = _work(stage, _settings(stage, steps, processes.device, course), processes.device, seed, {**course.decides, "stage": stage.name, **sizes})
+        loop = Loop(work, processes, emit, course.directory)
+        if course.resume and (checkpoint := load_checkpoint(course.directory, work.fingerprint)) is not None:
             loop.resume(checkpoint)
-        elif not resume:
-            clear_checkpoints(directory)
+        elif not course.resume:
+            clear_checkpoints(course.directory)
         loop.emit("started", method=stage.name, step=loop.progress.step, steps=steps, epochs=work.settings.epochs, examples=len(stage.rows), device=str(processes.device))
         began, first = time.monotonic(), loop.progress.step
         loop.run()
@@ -161,17 +167,18 @@ def run_stage(
         with torch.no_grad():
             last = stage.losses(torch.tensor(work.batches(seed, 0)[0], device=processes.device))
     losses = {name: round(float(value), 4) for name, value in last.items()}
-    return {"steps": steps, "seconds_a_step": round(taken, 4), "batch_size": stage.batch_size, "precision": precision, "losses": losses}
+    return {"steps": steps, "seconds_a_step": round(taken, 4), "batch_size": stage.batch_size, "precision": course.precision, "losses": losses}
 
 
-def _settings(stage: Stage, steps: int, device: torch.device, report_steps: int, precision: str) -> TrainSettings:
+def _settings(stage: Stage, steps: int, device: torch.device, course: Course) -> TrainSettings:
     every = CPU_CHECKPOINT_STEPS if device.type == "cpu" else 0
-    course = {"epochs": math.ceil(steps / EPOCH_STEPS), "max_steps": steps, "checkpoint_every_steps": every}
-    return TrainSettings(**course, batch_size=stage.batch_size, gradient_clip=stage.gradient_clip, log_every_steps=report_steps, precision=precision)
+    ends = {"epochs": math.ceil(steps / EPOCH_STEPS), "max_steps": steps, "checkpoint_every_steps": every}
+    return TrainSettings(**ends, batch_size=stage.batch_size, gradient_clip=stage.gradient_clip, log_every_steps=course.report_steps, precision=course.precision)
 
 
-def _work(stage: Stage, steps: int, settings: TrainSettings, device: torch.device, seed: int, fingerprint: dict[str, Any]) -> Work:
+def _work(stage: Stage, settings: TrainSettings, device: torch.device, seed: int, fingerprint: dict[str, Any]) -> Work:
     """A stage as the loop takes it."""
+    steps = settings.max_steps
     return Work(
         state=lambda: dict(stage.module.state_dict()),
         load=lambda tensors: _load(stage.module, tensors),
@@ -217,14 +224,18 @@ def _load(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     module.load_state_dict(dict(tensors))
 
 
-def _planned(stage: Stage, limits: Limits, processes: Processes, precision: str, directory: Path, resume: bool) -> int:
+def _planned(stage: Stage, course: Course, processes: Processes) -> int:
     """Steps of a stage: on resume as many as before, so that the learning rate falls as it began to."""
-    path = directory / PLAN
-    if resume and path.is_file():
-        return int(read_json(path, "plan of a stage")["steps"])
-    steps = min(limits.steps, max(1, int(60 * limits.minutes / _seconds_a_step(stage, processes, precision)))) if limits.minutes else limits.steps
-    directory.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"steps": steps})
+    path, limits = course.directory / PLAN, course.limits
+    asked = [limits.steps, limits.minutes]
+    if course.resume and path.is_file():
+        plan = read_json(path, "plan of a stage")
+        if (then := plan.get("asked", asked)) != asked:
+            raise UserError(f"stage {stage.name} was begun with at most {then[0]} steps and {then[1]:g} minutes (0: any), now it is {asked[0]} and {asked[1]:g}; ask as before")
+        return int(plan["steps"])
+    steps = min(limits.steps, max(1, int(60 * limits.minutes / _seconds_a_step(stage, processes, course.precision)))) if limits.minutes else limits.steps
+    course.directory.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"steps": steps, "asked": asked})
     return steps
 
 

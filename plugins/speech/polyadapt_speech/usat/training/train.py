@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from polyadapt.errors import UserError
+from polyadapt.files import sha256_file
 from polyadapt.model import Model
 from polyadapt.sources.common import seeded
 from polyadapt.training.events import Emit, ignore
@@ -28,10 +29,10 @@ from polyadapt_speech.usat.training.corpus import Corpus
 from polyadapt_speech.usat.training.own_speech import OwnSpeech, own_speech
 from polyadapt_speech.usat.training.posterior import DistilPosterior
 from polyadapt_speech.usat.training.segments import Segments
-from polyadapt_speech.usat.training.stage import Limits, run_stage
+from polyadapt_speech.usat.training.stage import Course, Limits, run_stage
 from polyadapt_speech.usat.training.timbre import TimbreFlow, average_speaker
 from polyadapt_speech.usat.training.utterances import Utterances
-from polyadapt_speech.usat.voices.folder import publish, read_voice, save_voice
+from polyadapt_speech.usat.voices.folder import WEIGHTS, is_half, publish, read_voice, save_voice
 
 FRESH = ("posterior encoder", "speaker encoder", "memory", "posterior of durations with the first spline of their flow", "discriminators of all kinds")
 ADVERSARIAL_SHARE = 1 / 3  # of stage B
@@ -100,6 +101,7 @@ class Trainer:
             self.voice = extended(voice, request.speaker_size, request.memory_slots, listens=True)
         self.voice.to(self._processes.device)
         self._facts: dict[str, Any] = {}
+        self._before = start.base_id  # of the stage before: what the next one goes on from
 
     def run(self) -> Path:
         """Train, and publish the last stage's voice as the folder's own where it was stage C.
@@ -109,16 +111,18 @@ class Trainer:
             TrainingError: as `run_stage`.
         """
         folder, wanted = self._request.folder, self._request.stages
-        speech = self._own_speech()
+        speech = self._own_speech()  # before anything of the voice moves
         for letter in [letter for letter in FOLDERS if letter <= max(wanted)]:
             for name in FOLDERS[letter]:
                 if (folder / f"stage-{name}").is_dir():
                     self._take(letter, name)
                 elif letter in wanted:
-                    self._do(letter, name, speech)
+                    self._do(letter, name, speech[letter])
                 else:
                     raise UserError(f"stage {max(wanted)} goes on from stage {letter}, and there is no {folder / f'stage-{name}'}; run stage {letter} first, or all of them")
         last = folder / f"stage-{FOLDERS[max(wanted)][-1]}"
+        if max(wanted) == "C" and self._request.half and not is_half(last):  # it was there already, in float32
+            save_voice(self.voice, last, self._start.processor.assets["phonemes"], self._provenance("C"), half=True)
         if max(wanted) == "C":
             publish(last, folder)
             return folder
@@ -132,18 +136,19 @@ class Trainer:
             stage = self._stage(name, request.batch_size[letter], speech)
         share = {"autoencoder": 1 - ADVERSARIAL_SHARE, "adversarial": ADVERSARIAL_SHARE}.get(name, 1.0)
         work = request.folder / f"work-{name}"
-        limits = request.limits[letter].part(share)
-        facts = run_stage(stage, limits, self._processes, request.seed, self._emit, work, request.resume, self._decides[letter], request.report_steps, precision=request.precision)
+        course = Course(request.limits[letter].part(share), work, request.seed, request.precision, request.resume, self._decides[letter], request.report_steps)
+        facts = run_stage(stage, course, self._processes, self._emit)
         with seeded(request.seed):
             if name == "posterior":
                 facts["deviation"] = usual_deviation(self.voice, speech).tolist()
             if isinstance(stage, TimbreFlow):
                 facts |= {"average_speaker": average_speaker(self.voice, stage.utterances).tolist(), "discriminators_right": stage.right()}
         facts |= {"minutes": round((time.monotonic() - began) / 60, 2), "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()}
-        self._facts[name] = facts
+        self._facts[name] = facts | {"after": self._before}
         self.voice.requires_grad_(False)
-        settings = self._start.processor.assets["phonemes"]
-        save_voice(self.voice, request.folder / f"stage-{name}", settings, self._provenance(letter), half=request.half and name == "timbre")
+        settings, place = self._start.processor.assets["phonemes"], request.folder / f"stage-{name}"
+        save_voice(self.voice, place, settings, self._provenance(letter), half=request.half and name == "timbre")
+        self._before = sha256_file(place / WEIGHTS)
         shutil.rmtree(work)
         losses = ", ".join(f"{loss} {value:.3f}" for loss, value in facts["losses"].items())
         self._say(f"stage {name}: {facts['steps']} steps, {facts['seconds_a_step']:.3f} s each, {facts['minutes']} minutes; last losses: {losses}")
@@ -155,7 +160,7 @@ class Trainer:
         assert voice.spectrogram is not None
         clips = Segments([corpus.clip(row) for row in range(len(corpus.names))], voice.spectrogram, device)
         if name == "timbre":
-            own = speech.spread(OWN_CLIPS)
+            own = range(len(speech.ids))
             rows = [(clips, row, corpus.ids[row], int(corpus.speaker[row])) for row in range(len(clips))]
             rows += [(speech.segments, row, speech.ids[row], len(corpus.speakers)) for row in own]
             return TimbreFlow(voice, Utterances(voice, rows), [*corpus.names, *(f"sentence {row}" for row in own)], batch_size, len(corpus.speakers))
@@ -167,25 +172,32 @@ class Trainer:
         """Go on from a finished stage.
 
         Raises:
-            UserError: it was made from another voice or corpus, or under other settings.
+            UserError: it was made from another voice or corpus, under other settings, or on a stage before it that is another one now.
         """
         folder = self._request.folder / f"stage-{name}"
         voice, provenance = read_voice(folder)
         for key, value in self._decides[letter].items():
             if (then := provenance.get("decides", {}).get(key)) != value:
                 raise UserError(f"{folder} was made with {key} = {then!r}, now it is {value!r}; use that, or another --out")
+        facts = provenance["stages"].get(name, {})
+        if facts.get("after", self._before) != self._before:
+            raise UserError(f"{folder} goes on from another stage before it than the one that is there now; remove it, and it is done anew")
         self.voice.load_state_dict(voice.state_dict())
-        self._facts = dict(provenance["stages"])
-        self._say(f"stage {name}: there already, in {folder}")
+        self._facts, self._before = dict(provenance["stages"]), sha256_file(folder / WEIGHTS)
+        self._say(f"stage {name}: there already, in {folder} ({facts.get('steps', 'unknown')} steps)")
 
-    def _own_speech(self) -> OwnSpeech:
-        """What the start voice says, before anything of it moves: as much as the stages that are still to be done listen to."""
-        request, began = self._request, time.monotonic()
-        earlier = [name for letter in "AB" if letter in request.stages for name in FOLDERS[letter]]
-        listening = any(not (request.folder / f"stage-{name}").is_dir() for name in earlier)
-        speech = own_speech(self._start, self.voice, self._corpus.sentences, request.said if listening else min(request.said, OWN_CLIPS), request.seed, self._processes.device)
-        self._say(f"the start voice said {len(speech.ids)} sentences in {time.monotonic() - began:.0f} s")
-        return speech
+    def _own_speech(self) -> dict[str, OwnSpeech]:
+        """What the start voice says to the stages that are still to be done. Stage C hears the same few sentences whether others ran with it or not."""
+        request, found = self._request, dict[str, OwnSpeech]()
+        for letters, count in (("AB", request.said), ("C", min(request.said, OWN_CLIPS))):
+            pending = [letter for letter in letters if letter in request.stages and not all((request.folder / f"stage-{name}").is_dir() for name in FOLDERS[letter])]
+            if not pending:
+                continue
+            began = time.monotonic()
+            speech = own_speech(self._start, self.voice, self._corpus.sentences, count, request.seed, self._processes.device)
+            self._say(f"the start voice said {len(speech.ids)} sentences for {' and '.join(pending)} in {time.monotonic() - began:.0f} s")
+            found |= dict.fromkeys(pending, speech)
+        return found
 
     def _provenance(self, letter: str) -> dict[str, Any]:
         licences = {**self._start.licences, **self._corpus.licences}

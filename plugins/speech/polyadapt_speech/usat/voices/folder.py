@@ -12,6 +12,7 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import TypeAdapter, ValidationError
 
 from polyadapt.errors import UserError, unknown
@@ -47,11 +48,16 @@ def save_voice(voice: Voice, folder: Path, settings: Path, provenance: Mapping[s
     """
     read_settings(settings)
     state = {name: value.half() if half else value for name, value in voice.state_dict().items()}
-    with replacing_directory(folder) as staging:
+    with replacing_directory(folder, CONFIG) as staging:
         save_tensors(staging / WEIGHTS, state)
         shutil.copyfile(settings, staging / PHONEMES)
         head = {"format": FORMAT, "voice": asdict(voice.config), "sha256": sha256_file(staging / WEIGHTS), "provenance": dict(provenance)}
         write_json(staging / CONFIG, head)
+
+
+def is_half(folder: Path) -> bool:
+    """Whether a voice's weights are kept as float16."""
+    return any(value.dtype == torch.float16 for value in load_tensors(folder / WEIGHTS, f"voice {folder.name}").values())
 
 
 def publish(source: Path, folder: Path) -> None:
@@ -76,6 +82,8 @@ def read_voice(folder: Path) -> tuple[Voice, dict[str, Any]]:
         return assemble(config, {name: value.float().numpy() for name, value in state.items()}, str(folder)), dict(head["provenance"])
     except FileNotFoundError as error:
         raise UserError(f"no file {folder / WEIGHTS}; copy the folder again") from error
+    except (ValueError, TypeError, ArithmeticError, RuntimeError, KeyError) as error:  # sizes of which no network can be made
+        raise UserError(f"{folder / CONFIG} is damaged ({type(error).__name__}: {error}); copy the folder again") from error
 
 
 def load_usat(card: ModelCard, name: str, options: VoiceOptions) -> Model:

@@ -1,8 +1,9 @@
 """What the benchmarks share: interleaved rounds, load from other programs, intervals of medians, tables.
 
 A figure is a ratio of two sides that run in turns in one process, each with its own best number of threads. A target is
-met when the lower end of the 95 % interval of the median ratio meets it. A run during which other programs kept more
-than 0.3 processors busy on average is void: it prints its table and says so.
+met when the median meets it, for costs and for gains alike; where the 95 % interval of the median holds the bound, the
+verdict says that the run does not decide it. A run during which other programs kept more than 0.3 processors busy on
+average is void: it prints its table and says so.
 """
 
 from __future__ import annotations
@@ -50,9 +51,25 @@ class Target:
     bound: float
     at_most: bool = True
 
-    def is_met(self, low: float) -> bool:
-        """Whether the lower end of a figure's interval meets it."""
-        return low <= self.bound if self.at_most else low >= self.bound
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        """The inverse of `str`, for results that were measured earlier."""
+        sign, bound = text.split()
+        return cls(float(bound), sign == "<=")
+
+    def is_met(self, value: float) -> bool:
+        """Whether a value meets it."""
+        return value <= self.bound if self.at_most else value >= self.bound
+
+    def verdict(self, median: float, low: float, high: float) -> str:
+        """What a median with its interval says: `met`, `met, undecided`, `undecided` or `MISSED`.
+
+        It is undecided where one end of the interval meets the bound and the other does not.
+        """
+        is_decided = self.is_met(low) == self.is_met(high)
+        if self.is_met(median):
+            return "met" if is_decided else "met, undecided"
+        return "MISSED" if is_decided else "undecided"
 
     def __str__(self) -> str:
         return f"{'<=' if self.at_most else '>='} {self.bound:g}"
@@ -72,8 +89,8 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """`met`, `missed`, or nothing where there is no target."""
-        return "" if self.target is None else "met" if self.target.is_met(self.low) else "MISSED"
+        """Its target's, or nothing where there is none."""
+        return "" if self.target is None else self.target.verdict(self.median, self.low, self.high)
 
     def to_dict(self) -> dict[str, Any]:
         """For the results file."""
@@ -125,6 +142,18 @@ def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
         rank += 1
     rank = max(rank, 1)
     return statistics.median(ordered), ordered[rank - 1], ordered[count - rank]
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """(mean, low, high): the 95 % t interval of a mean over independent values, such as seeds or speakers; without an end where there is one value.
+
+    Few values are no reason for a bootstrap: it draws nothing beyond them, and of four that lie on one side of zero never comes to the other.
+    """
+    from scipy import stats
+
+    mean, count = statistics.fmean(values), len(values)
+    half = float(stats.t.ppf(0.975, count - 1)) * statistics.stdev(values) / math.sqrt(count) if count > 1 else math.inf
+    return mean, mean - half, mean + half
 
 
 def best_threads(side: Side, clock: Callable[[], float], repeats: int = 3) -> int:
@@ -297,3 +326,15 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 def on_device(name: str, arguments: argparse.Namespace) -> str:
     """The name of a report that may be of a GPU."""
     return name if arguments.device == "cpu" else f"{name}_{arguments.device}"
+
+
+def keep_apart(mark: Path, identity: str, other: str) -> None:
+    """Figures of one model, artifact or setting never stand beside those of another.
+
+    Raises:
+        SystemExit: they would.
+    """
+    if mark.is_file() and mark.read_text(encoding="utf-8") != identity:
+        raise SystemExit(f"what stands beside {mark} is of {other}; give another place, or delete it with {mark.name}")
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.write_text(identity, encoding="utf-8")

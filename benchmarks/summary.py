@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from measuring import Target
+
 ROOT = Path(__file__).parent
 README = ROOT / "README.md"
 METHOD_PAGES = ROOT.parent / "docs" / "methods"
@@ -23,7 +25,7 @@ def peers() -> str:
         lines += ["| figure | median | 95 % interval | target | |", "|---|---|---|---|---|"]
         for row in found["rows"]:
             unit = "" if row["unit"] in ("x", "") else f" {row['unit']}"
-            target = f"{row['target']}: {row['verdict']}" if row["target"] else ""
+            target = f"{row['target']}: {Target.parse(row['target']).verdict(row['median'], row['low'], row['high'])}" if row["target"] else ""
             lines.append(f"| {row['name']} | {row['median']:.4g}{unit} | {row['low']:.4g} … {row['high']:.4g} | {target} | {row['note']} |")
         lines += ["", *(f"- {note}" for note in found["notes"]), ""]
     return "\n".join(lines)

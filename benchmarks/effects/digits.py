@@ -23,9 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from measuring import Load, command, machine, versions
+from measuring import Load, command, machine, t_interval, versions
 from probe import solve
-from scipy import stats
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
@@ -188,9 +187,8 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def paired(left: Sequence[float], right: Sequence[float]) -> dict[str, Any]:
     """Mean difference over seeds with its 95 % t interval, and on how many seeds it is above zero."""
     differences = [a - b for a, b in zip(left, right, strict=True)]
-    mean, count = statistics.fmean(differences), len(differences)
-    half = float(stats.t.ppf(0.975, count - 1)) * statistics.stdev(differences) / math.sqrt(count) if count > 1 else math.inf
-    return {"difference": round(mean, 2), "interval": [round(mean - half, 2), round(mean + half, 2)], "wins": sum(value > 0 for value in differences), "seeds": count}
+    mean, low, high = t_interval(differences)
+    return {"difference": round(mean, 2), "interval": [round(low, 2), round(high, 2)], "wins": sum(value > 0 for value in differences), "seeds": len(differences)}
 
 
 def claim(left: Sequence[float], right: Sequence[float], at_least: float = 0.0) -> dict[str, Any]:

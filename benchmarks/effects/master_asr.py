@@ -90,7 +90,7 @@ def arms_of(layers: int) -> tuple[Arm, ...]:
     """Every way to add a language, in so many of the highest layers."""
     blocks = [f"encoder.block.{number}" for number in range(LAYERS - layers, LAYERS)]
     return (
-        Arm(HEAD, "linear-probe", (3e-4, 1e-3, 3e-3, 1e-2)),
+        Arm(HEAD, "linear-probe", (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)),
         Arm("head only, Whisper's own weights", "linear-probe", (3e-4, 1e-3, 3e-3, 1e-2), merged=False),
         *(Arm(f"head on the row of {language}", "linear-probe", (), row=language) for language in FIRST),
         Arm(ROWS, "master-asr", (3e-4, 1e-3, 3e-3), {"shared": "SHARED"}),

@@ -28,7 +28,7 @@ Parts = dict[str, Dataset]
 
 def language_parts(language: str, train: int, validation: int, test: int, seed: int = 0) -> Parts:
     """Train, validation and test clips of one language; equal captions are on one side, and the same ones whatever `train` is."""
-    clips = [found for example in open_dataset("data:tux-paint-captions", {"language": language, "minimum": 1}) if (found := usable(example, language)) is not None]
+    clips = [found for example in open_dataset("data:tux-paint-captions", language=language, minimum=1) if (found := usable(example, language)) is not None]
     texts = sorted({str(example.text) for example in clips})
     rank = {texts[place]: position for position, place in enumerate(np.random.default_rng(seed).permutation(len(texts)))}
     ordered = sorted(clips, key=lambda example: (rank[str(example.text)], example.id))

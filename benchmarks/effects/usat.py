@@ -33,9 +33,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import jiwer
 import numpy as np
 from likeness import Likeness
-from measuring import Load, command, machine, versions
+from measuring import Load, command, keep_apart, machine, versions
 from usat_corpus import JOE, Corpus, Person, adapted, joe, read_corpus
-from usat_figures import COSINE, ERRORS, Figure, Notebook, arm_row, claim, compared, compared_means, interval, letters, table
+from usat_figures import COSINE, ERRORS, Figure, Notebook, arm_row, changed, compared, compared_means, is_above_zero, letters, table
 from usat_page import write_page
 from usat_speech import SENTENCES, Studio, Take, read
 
@@ -51,7 +51,7 @@ ONCE_S = 20.0  # of a training voice's clips, for its vector and its centre
 PAIRS = (("instant", "average"), ("adapted", "instant"), ("adapted", "with phonemes"), ("adapted", "full"))
 CEILING = ("resynthesis", "adapted")  # of other texts
 STAGE_FACTS = ("steps", "seconds_a_step", "minutes", "device", "precision", "batch_size", "losses", "discriminators_right")
-ERROR_PAIRS = (("adapted", "instant"), ("flow alone", "instant"), ("with phonemes", "instant"), ("full", "instant"))
+ERROR_PAIRS = (("adapted", "instant"), ("flow alone", "instant"), ("with phonemes", "instant"), ("full", "instant"), ("full", "adapted"))
 
 
 def main() -> int:
@@ -69,7 +69,7 @@ def main() -> int:
         ("corpus", corpus.digest, "another corpus"),
         ("sentences", str(len(sentences)), "more or fewer sentences"),
     ):
-        claim(folder / mark, identity, other)
+        keep_apart(folder / mark, identity, other)
     texts = {letters(text) for text in corpus.texts}
     if heard := [text for text in sentences if letters(text) in texts or studio.ids(text) in corpus.ids]:
         raise SystemExit(f"training saw a sentence of the experiment: {heard[0]!r}")
@@ -148,7 +148,7 @@ def takes_of(studio: Studio, corpus: Corpus, person: Person, arguments: argparse
             write_json(clock, {"seconds": time.monotonic() - began, "device": arguments.device})
             print(f"{person.name}: {arm} in {time.monotonic() - began:.0f} s", flush=True)
         artifact = pa.load_artifact(place)
-        claim(studio.folder / person.name / f"{arm}.sha256", sha256_file(place / "artifact.safetensors"), f"another artifact of arm {arm!r}")
+        keep_apart(studio.folder / person.name / f"{arm}.sha256", sha256_file(place / "artifact.safetensors"), f"another artifact of arm {arm!r}")
         own = artifact.conditions.get("speaker")
         took = read_json(clock, "seconds") if clock.is_file() else {"seconds": 0.0, "device": ""}
         facts = artifact.provenance
@@ -262,8 +262,9 @@ def summary(people: Sequence[Person], others: Sequence[Person], takes: Mapping[s
         "errors_compared": errors,
         "forgetting": forgetting,
         "checks": {
-            "instant is nearer than the average voice, its interval above zero": pairs.get("instant - average", {}).get("above_zero", False),
-            "adapted is nearer than instant, its interval above zero": pairs.get("adapted - instant", {}).get("above_zero", False),
+            f"{what}, the interval over {whom} above zero": is_above_zero(pairs.get(pair), which)
+            for pair, what in (("instant - average", "instant is nearer than the average voice"), ("adapted - instant", "adapted is nearer than instant"))
+            for which, whom in (("interval", "sentences"), ("interval_of_any", "voices"))
         },
     }
 
@@ -275,7 +276,7 @@ def lost(notebook: Notebook, other: str, arm: str, people: Sequence[str], what: 
     if not before.size or any(row.shape != before.shape for row in after):
         return None
     change = np.concatenate(after) - before
-    return {"difference": round(float(change.mean()), 4), "interval": interval(change)}
+    return changed(change)
 
 
 if __name__ == "__main__":

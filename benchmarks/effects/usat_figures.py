@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measuring import t_interval
 
 DRAWS = 10_000
+FEWEST = 3  # voices, for a word on voices in general
 COSINE, ERRORS = "cosine", "character_error_rate"
 
 
@@ -53,31 +55,25 @@ class Notebook:
         return np.array(rows, float)
 
 
-def claim(mark: Path, identity: str, other: str) -> None:
-    """Takes and figures of one model, artifact or setting never stand beside those of another.
-
-    Raises:
-        SystemExit: they would.
-    """
-    if mark.is_file() and mark.read_text(encoding="utf-8") != identity:
-        raise SystemExit(f"{mark.parent} holds takes or figures of {other}; give another place, or delete it")
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    mark.write_text(identity, encoding="utf-8")
-
-
 def letters(text: str) -> str:
     """A text as what is said: small letters, digits and single spaces."""
     return " ".join(re.findall(r"[a-z0-9']+", text.lower()))
 
 
 def interval(values: np.ndarray) -> list[float]:
-    """95 % bootstrap interval of the mean of [voices, takes]: voices are drawn, and takes for all of them together."""
+    """95 % bootstrap interval of the mean of [voices, takes], for these voices: takes are drawn, for all voices together."""
     generator = np.random.default_rng(0)
-    voices, takes = values.shape
-    by_voice = generator.multinomial(voices, np.full(voices, 1 / voices), DRAWS) / voices  # (draws, voices)
+    takes = values.shape[1]
     by_take = generator.multinomial(takes, np.full(takes, 1 / takes), DRAWS) / takes  # (draws, takes)
-    means = np.einsum("dv,vt,dt->d", by_voice, values, by_take)
-    return [round(float(end), 4) for end in np.percentile(means, [2.5, 97.5])]
+    return [round(float(end), 4) for end in np.percentile(by_take @ values.mean(0), [2.5, 97.5])]
+
+
+def interval_of_any(values: np.ndarray) -> list[float] | None:
+    """95 % t interval of the mean of [voices, takes] for voices in general; None for two voices or fewer, which say nothing of others."""
+    if len(values) < FEWEST:
+        return None
+    _, low, high = t_interval(values.mean(1).tolist())
+    return [round(low, 4), round(high, 4)]
 
 
 def arm_row(notebook: Notebook, voices: Sequence[str], arm: str) -> dict[str, Any]:
@@ -98,20 +94,24 @@ def compared(notebook: Notebook, voices: Sequence[str], left: str, right: str, w
     a, b = notebook.values(both, left, what), notebook.values(both, right, what)
     if not a.size or a.shape != b.shape:
         return None
-    return {"voices": both, **_changed(a - b)}
+    return {"voices": both, **changed(a - b)}
 
 
 def compared_means(notebook: Notebook, voices: Sequence[str], left: str, right: str, what: str) -> dict[str, Any]:
-    """Difference of the means of two arms that say different texts: only voices are drawn together."""
+    """Difference of the means of two arms that say different texts: by voice alone, as no take of one has its like in the other."""
     means = np.stack([np.concatenate([notebook.values([voice], arm, what).mean(1) for voice in voices]) for arm in (left, right)])  # (2, voices)
-    return _changed((means[0] - means[1])[:, None])
+    return {**changed((means[0] - means[1])[:, None]), "interval": None}
 
 
-def _changed(change: np.ndarray) -> dict[str, Any]:
-    """Of differences [voices, takes]."""
-    low, high = interval(change)
+def changed(change: np.ndarray) -> dict[str, Any]:
+    """Of differences [voices, takes]: their mean, its interval for these voices and for any, and the means by voice."""
     by_voice = [round(float(value), 4) for value in change.mean(1)]
-    return {"difference": round(float(change.mean()), 4), "interval": [low, high], "by_voice": by_voice, "above_zero": low > 0}
+    return {"difference": round(float(change.mean()), 4), "interval": interval(change), "interval_of_any": interval_of_any(change), "by_voice": by_voice}
+
+
+def is_above_zero(row: Mapping[str, Any] | None, which: str) -> bool:
+    """Whether an interval of a difference is."""
+    return row is not None and row[which] is not None and row[which][0] > 0
 
 
 def table(found: Mapping[str, Any]) -> str:
@@ -119,7 +119,10 @@ def table(found: Mapping[str, Any]) -> str:
     whom = f"{len(found['voices'])} voices that training did not hear ({', '.join(found['voices'])})"
     is_adapted = any("parameters" in row for row in found["arms"].values())
     adapted = f"Adaptations ran in {found['precision'].replace('no', 'float32')}." if is_adapted else "Nobody was adapted to."
-    lines = [f"{whom}, {found['sentences']} sentences each; intervals over voices and sentences. {adapted}", ""]
+    synthetic = [voice for voice in found["voices"] if voice.startswith("espeak")]
+    few = f", {len(synthetic)} of them variants of the synthesiser whose other variants training heard" if synthetic else ""
+    intervals = f"Intervals are over sentences, for these voices; of differences also over the {len(found['voices'])} voices (t){few}"
+    lines = [f"{whom}, {found['sentences']} sentences each. {intervals}. {adapted}", ""]
     lines += ["| stage of the voice | steps | seconds a step | precision | on |", "|---|---|---|---|---|"]
     for name, stage in found["stages"].items():
         precision = stage.get("precision", "no").replace("no", "float32")
@@ -143,7 +146,7 @@ def table(found: Mapping[str, Any]) -> str:
     if found["forgetting"]:
         lines += ["", "What other voices lose while an adaptation is on the model (difference to the model as it was):", ""]
         lines += ["| adapted by | voice | cosine | character errors |", "|---|---|---|---|"]
-        lines += [f"| {row['method']} | {row['other']} | {_change(row[COSINE])} | {_change(row[ERRORS])} |" for row in found["forgetting"]]
+        lines += [f"| {row['method']} | {row['other']} | {_change(row[COSINE], 'adaptations')} | {_change(row[ERRORS], 'adaptations')} |" for row in found["forgetting"]]
     return "\n".join([*lines, ""])
 
 
@@ -151,8 +154,16 @@ def _cell(row: Mapping[str, Any] | None) -> str:
     return "–" if row is None else f"{row['mean']:.3f} [{row['interval'][0]:.3f} … {row['interval'][1]:.3f}]"
 
 
-def _change(row: Mapping[str, Any] | None) -> str:
-    return "–" if row is None else f"{row['difference']:+.3f} [{row['interval'][0]:+.3f} … {row['interval'][1]:+.3f}]"
+def _change(row: Mapping[str, Any] | None, units: str = "voices") -> str:
+    """A difference with its interval over sentences, and over voices or adaptations."""
+    if row is None:
+        return "–"
+    of_any = row["interval_of_any"]
+    return f"{row['difference']:+.3f}{_ends(row['interval'])}{f', over {units}{_ends(of_any)}' if of_any else ''}"
+
+
+def _ends(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f" [{interval[0]:+.3f} … {interval[1]:+.3f}]"
 
 
 def _range(by_voice: Mapping[str, float] | None) -> str:

@@ -22,8 +22,8 @@ import jiwer
 import numpy as np
 import torch
 from likeness import Likeness
-from measuring import Load, command, machine, versions
-from usat_figures import COSINE, ERRORS, Figure, Notebook, claim, interval, letters
+from measuring import Load, command, keep_apart, machine, versions
+from usat_figures import COSINE, ERRORS, Figure, Notebook, interval, letters
 
 import polyadapt as pa
 from polyadapt.files import sha256_file
@@ -35,7 +35,7 @@ from polyadapt_speech.usat.network.voice import Manner, Voice, extended
 from polyadapt_speech.usat.training.corpus import read_corpus
 from polyadapt_speech.usat.training.own_speech import own_speech
 from polyadapt_speech.usat.training.segments import Segments
-from polyadapt_speech.usat.training.stage import Limits, run_stage
+from polyadapt_speech.usat.training.stage import Course, Limits, run_stage
 from polyadapt_speech.usat.training.timbre import Recipe, TimbreFlow, average_speaker
 from polyadapt_speech.usat.training.train import OWN_CLIPS
 from polyadapt_speech.usat.training.utterances import Utterances
@@ -141,7 +141,7 @@ class Bench:
         if lacking := [name for name, clips in people.items() if len(clips) < 2]:
             raise SystemExit(f"{arguments.corpus} has fewer than two clips of {lacking[0]}, who is left out here; make a corpus from all collections")
         settings = f"{sha256_file(arguments.voice / WEIGHTS)} {corpus.digest} {arguments.steps} {arguments.precision}"
-        claim(arguments.figures.with_suffix(".settings"), settings, "another voice, corpus, precision or other steps")
+        keep_apart(arguments.figures.with_suffix(".settings"), settings, "another voice, corpus, precision or other steps")
         heard = [row for row, whose in enumerate(speaker) if whose not in LEFT_OUT]
         assert isinstance(start.backbone, Voice)
         with seeded(0):
@@ -167,7 +167,7 @@ class Bench:
         with seeded(0), tempfile.TemporaryDirectory() as folder:
             stage = TimbreFlow(self.voice, self.utterances, self.names, 8, self.own, recipe)
             processes = find_processes(arguments.device, arguments.precision)
-            run_stage(stage, Limits(arguments.steps), processes, 0, told, Path(folder), False, {}, report_steps=50, precision=arguments.precision)
+            run_stage(stage, Course(Limits(arguments.steps), Path(folder), precision=arguments.precision, report_steps=50), processes, told)
 
     @torch.no_grad()
     def measure(self, variant: str) -> None:
@@ -209,7 +209,7 @@ def table(found: Mapping[str, Any]) -> str:
     """The figures as Markdown."""
     lines = [
         f"{found['steps']} steps without {' and '.join(found['left_out'])}, then {found['sentences']} sentences with the average vector and with theirs; "
-        "one seed, intervals over voices and sentences.",
+        "one seed, intervals over sentences, for these voices.",
         "",
         "| stage C | character errors | as the average | cosine of the average voice | of their own |",
         "|---|---|---|---|---|",

@@ -14,6 +14,7 @@ import torch
 from polyadapt.artifact import Artifact, detach
 from polyadapt.files import replacing_file
 from polyadapt.model import Model
+from polyadapt_speech.usat.family.model import LEAST_REFERENCE_S
 from polyadapt_speech.usat.network.voice import Voice
 
 # Written for this experiment; none is among the texts that voices are trained on (`usat.py` checks it).
@@ -93,7 +94,8 @@ class Studio:
 
     @torch.no_grad()
     def vector(self, sounds: Sequence[np.ndarray]) -> np.ndarray:
-        """Mean speaker vector of recordings at the voice's rate."""
+        """Mean speaker vector of recordings at the voice's rate: of those that are long enough for one as a reference, where there are some."""
+        sounds = [samples for samples in sounds if len(samples) >= LEAST_REFERENCE_S * self.rate_hz] or sounds
         found = [self.voice.speaker_vector(torch.from_numpy(samples)[None].to(self.device), torch.tensor([len(samples)], device=self.device))[0] for samples in sounds]
         return np.asarray(torch.stack(found).mean(0).cpu().numpy(), np.float32)
 

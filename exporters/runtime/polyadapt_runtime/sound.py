@@ -1,7 +1,8 @@
 """Where sound comes from: files of any format, arrays and streams, all read block by block.
 
 What a file is, its content says, not its name: plain WAV is read by the standard library, what libsndfile knows (FLAC,
-Ogg, Opus, MP3, other WAV …) by soundfile, and the rest by PyAV. The one exception is raw G.722, which has no header.
+Ogg, Opus, MP3, other WAV …) by soundfile, and the rest by PyAV. The one exception is raw G.722, which has no header:
+what is called so and begins as no other format does.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import os
 import wave
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from polyadapt_runtime.containers import HEADER_BYTES, container_of
 from polyadapt_runtime.errors import InputError, MissingLibraryError
 from polyadapt_runtime.resampling import check_rate
 
@@ -26,8 +29,6 @@ ENCODINGS = {"s16le": "<i2", "s32le": "<i4", "f32le": "<f4", "u8": "u1"}
 
 _BLOCK_FRAMES = 1 << 16
 _WIDTHS = (1, 2, 3, 4)
-_HEADER_BYTES = 4  # the longest of these
-_HEADERS = {b"RIFF": "WAV", b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3": "MP3", b"FORM": "AIFF"}
 _HEADERLESS = {".g722": "g722"}  # formats that a name must tell, by their name in FFmpeg
 _Opener = Callable[[str, float], tuple[int, Iterator[np.ndarray]]]
 
@@ -160,9 +161,9 @@ def _pcm_blocks(stream: BinaryIO, dtype: np.dtype[Any], channels: int) -> Iterat
     beginning = b""
     while data := read(_BLOCK_FRAMES):
         held += data
-        if len(beginning) < _HEADER_BYTES:
-            beginning += data[:_HEADER_BYTES]
-            if kind := next((name for mark, name in _HEADERS.items() if beginning.startswith(mark)), None):
+        if len(beginning) < HEADER_BYTES:
+            beginning += data[:HEADER_BYTES]
+            if kind := container_of(beginning):
                 raise InputError(f"the stream begins as a {kind} file does, and raw samples were asked for; give the file itself, or let ffmpeg write raw samples (-f s16le)")
         whole = len(held) // frame_bytes * frame_bytes
         if whole:
@@ -175,6 +176,7 @@ def _open_file(clip: Clip) -> Sound:
     path = str(clip.path)
     try:
         with open(path, "rb") as file:
+            is_headerless = clip.path.suffix.lower() in _HEADERLESS and not container_of(file.read(HEADER_BYTES))
             is_longer = _is_longer_than_told(file)
     except OSError as error:
         raise InputError(f"cannot read sound {path}: {error.strerror or error}") from error
@@ -182,7 +184,7 @@ def _open_file(clip: Clip) -> Sound:
         raise InputError(f"cannot read sound {path!r}: {error}; give a path without it") from error
     openers: tuple[_Opener, ...] = (_open_wav, _open_soundfile, _open_av) if not is_longer else (_open_soundfile, _open_av, _open_wav)
     reasons: list[Exception] = []
-    for opener in (_open_wav, _open_av) if clip.path.suffix.lower() in _HEADERLESS else openers:
+    for opener in (partial(_open_av, form=_HEADERLESS[clip.path.suffix.lower()]),) if is_headerless else openers:
         try:
             rate, blocks = opener(path, clip.start_s)
         except (_UnknownFormatError, MissingLibraryError) as error:
@@ -204,6 +206,7 @@ class _UnknownFormatError(Exception):
 
 def _is_longer_than_told(file: BinaryIO) -> bool:
     """Whether the file goes on behind the end that a RIFF header tells: its writer never came back to fill the size in, or something follows the sound."""
+    file.seek(0)
     head = file.read(8)
     told = 8 + int.from_bytes(head[4:], "little")
     return head[:4] == b"RIFF" and file.seek(0, os.SEEK_END) > told + 1  # a byte may fill an odd size up
@@ -256,13 +259,13 @@ def _open_soundfile(path: str, start_s: float) -> tuple[int, Iterator[np.ndarray
     return int(stream.samplerate), blocks()
 
 
-def _open_av(path: str, start_s: float) -> tuple[int, Iterator[np.ndarray]]:
+def _open_av(path: str, start_s: float, form: str | None = None) -> tuple[int, Iterator[np.ndarray]]:
     try:
         import av
     except ImportError as error:
         raise MissingLibraryError("av", "codecs", f"soundfile does not know the format of {path}; reading it") from error
     try:
-        container = av.open(path, format=_HEADERLESS.get(Path(path).suffix.lower()))
+        container = av.open(path, format=form)
         stream = next(iter(container.streams.audio), None)
     except av.error.FFmpegError as error:
         raise _UnknownFormatError(str(error)) from error

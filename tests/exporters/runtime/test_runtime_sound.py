@@ -76,6 +76,30 @@ def test_wav_under_another_name(tmp_path: Path) -> None:
     assert np.abs(read(path)[0][:, 0] - tone(1000)).max() <= 1 / 32767
 
 
+@pytest.mark.parametrize(("form", "subtype"), [*FORMS, ("CAF", "PCM_16"), ("AU", "PCM_16"), ("RF64", "PCM_16"), ("W64", "PCM_16")])
+def test_a_file_is_neither_taken_for_raw_g722_nor_for_raw_samples(tmp_path: Path, form: str, subtype: str) -> None:
+    """Both are formats without a header, in which any byte is sound."""
+    soundfile = pytest.importorskip("soundfile")
+    if form not in soundfile.available_formats() or subtype not in soundfile.available_subtypes(form):
+        pytest.skip(f"libsndfile here does not write {form} with {subtype}")
+    rate = 48000 if subtype == "OPUS" else 44100
+    path = tmp_path / "called.g722"
+    soundfile.write(path, tone(rate, rate), rate, format=form, subtype=subtype)
+    found, found_rate = read(path)
+    assert found_rate == rate and abs(len(found) - rate) <= 3000
+    with pytest.raises(InputError, match="the stream begins as a .* file does"):
+        list(pcm_sound(io.BytesIO(path.read_bytes()), rate).blocks)
+
+
+def test_samples_that_begin_as_a_frame_of_mp3_are_samples() -> None:
+    """Its mark has eleven bits, which -1025 has as well; a second frame has to follow where the first ends."""
+    samples = np.full(4000, -1025, "<i2")
+    assert len(np.concatenate(list(pcm_sound(io.BytesIO(samples.tobytes()), 8000).blocks))) == 4000
+    samples[:] = np.random.default_rng(0).integers(-2000, 2000, 4000)
+    samples[:2] = -1025, 0x1290
+    assert len(np.concatenate(list(pcm_sound(io.BytesIO(samples.tobytes()), 8000).blocks))) == 4000
+
+
 def test_a_part_of_a_file(tmp_path: Path) -> None:
     soundfile = pytest.importorskip("soundfile")
     samples = tone(200_000)

@@ -33,15 +33,17 @@ class FbankPicture(nn.Module):
         audio float32 [batch, samples] at 16 kHz -> image [batch, channels, 128, frames].
     """
 
+    output, frequency_axis = "image", 2
+
     def __init__(self, frames: int, channels: int) -> None:
         super().__init__()
         self.channels = channels
-        self.fbank = KaldiFbank(BANDS, frames, MEAN, DEVIATION, output="image")
+        self.fbank = KaldiFbank(BANDS, frames, MEAN, DEVIATION, output=self.output)
 
     def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         made = self.fbank(**inputs)
-        picture = made["image"].transpose(1, 2).unsqueeze(1)  # (batch, 1, bands, frames)
-        return {**made, "image": picture.expand(-1, self.channels, -1, -1)}  # (batch, channels, bands, frames)
+        picture = made[self.output].transpose(1, 2).unsqueeze(1)  # (batch, 1, bands, frames)
+        return {**made, self.output: picture.expand(-1, self.channels, -1, -1)}  # (batch, channels, bands, frames)
 
     def signature(self, inner: Signature) -> Signature:
         """The family's signature with the waveform in place of the picture."""

@@ -24,7 +24,8 @@ class Masking:
     """Masks behind a spectrogram front. Draws follow from (seed, epoch, row) alone, so that a resumed run sees the same.
 
     Args:
-        front: gives the spectrogram under `front.output`, with its bands at `front.frequency_axis` of [batch, …].
+        front: gives the spectrogram under `front.output`: its bands lie at `front.frequency_axis`, which is one of the last two, and
+            its frames at the other. Channels of a picture are masked alike.
         bands: most bands of a mask.
         frames: most frames of a mask.
         seed: of the run.
@@ -39,15 +40,16 @@ class Masking:
         """What the front gave, with the spectrogram masked.
 
         Shape:
-            [batch, bands, frames] or [batch, frames, bands] -> the same.
+            [batch, bands, frames], [batch, frames, bands] or [batch, channels, bands, frames] -> the same.
         """
         spectrogram = inputs[self._output]
-        time = 3 - self._frequency
-        bands, frames = spectrogram.shape[self._frequency], spectrogram.shape[time]
-        kept = np.ones(tuple(spectrogram.shape), dtype=np.bool_)
+        bands_last = self._frequency == spectrogram.ndim - 1
+        frames, bands = spectrogram.shape[-2:] if bands_last else spectrogram.shape[:-3:-1]
+        kept = np.ones((len(spectrogram), *[1] * (spectrogram.ndim - 3), *spectrogram.shape[-2:]), dtype=np.bool_)
         for place, row in enumerate(rows):
             draws = np.random.default_rng([self._seed, epoch, row])
-            clip = kept[place] if self._frequency == 1 else kept[place].T  # (bands, frames)
+            clip = kept[place].reshape(kept.shape[-2:])
+            clip = clip.T if bands_last else clip  # (bands, frames), a view
             clip[_stretch(draws, bands, self._bands)] = False
             clip[:, _stretch(draws, frames, min(self._frames, int(frames * GREATEST_SHARE)))] = False
         return {**inputs, self._output: spectrogram * torch.from_numpy(kept).to(spectrogram.device, spectrogram.dtype)}

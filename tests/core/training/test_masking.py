@@ -13,6 +13,7 @@ from polyadapt.methods.base import load_method
 from polyadapt.methods.linear_probe.card import CARD as PROBE
 from polyadapt.methods.lora.card import CARD as LORA
 from polyadapt.sources.fbank import KaldiFbank
+from polyadapt.sources.fbank_picture import FbankPicture
 from polyadapt.sources.load import open_reference
 from polyadapt.sources.logmel import LogMel
 from polyadapt.training import TrainingData, TrainSettings, fit
@@ -26,16 +27,17 @@ def holes(clip: torch.Tensor) -> tuple[list[int], list[int]]:
     return bands, frames
 
 
-@pytest.mark.parametrize("front", [LogMel(80), KaldiFbank(80, 200, 0.0, 0.5)])
-def test_one_stretch_of_bands_and_one_of_frames_is_blanked(front: LogMel | KaldiFbank) -> None:
+@pytest.mark.parametrize(("front", "shape"), [(LogMel(80), (6, 80, 200)), (KaldiFbank(80, 200, 0.0, 0.5), (6, 200, 80)), (FbankPicture(200, 3), (6, 3, 80, 200))])
+def test_one_stretch_of_bands_and_one_of_frames_is_blanked(front: LogMel | KaldiFbank | FbankPicture, shape: tuple[int, ...]) -> None:
     masking = Masking(front, 24, 80, seed=3)
-    shape = (6, 80, 200) if front.frequency_axis == 1 else (6, 200, 80)
     widths = []
     for epoch in range(1, 40):
         masked = masking({front.output: torch.ones(shape), "other": torch.zeros(1)}, range(6), epoch)
         assert torch.equal(masked["other"], torch.zeros(1))
-        for clip in masked[front.output]:
-            bands, frames = holes(clip if front.frequency_axis == 1 else clip.T)
+        for row in masked[front.output]:
+            clip = row if row.ndim == 2 else row[0]
+            assert torch.equal(row, clip.expand_as(row)), "channels of a picture alike"
+            bands, frames = holes(clip.T if isinstance(front, KaldiFbank) else clip)
             for stretch in (bands, frames):
                 assert stretch == list(range(stretch[0], stretch[0] + len(stretch))) if stretch else True
             widths.append((len(bands), len(frames)))
@@ -102,6 +104,16 @@ def test_masks_leave_the_table_of_edits_to_be_built_once_a_pass(monkeypatch: pyt
         counts.append(len(built))
         assert not front._forward_hooks, "the hook that masks is gone"
     assert counts[0] == counts[1] > 0
+
+
+def test_a_model_of_pictures_that_hears_is_trained_under_masks() -> None:
+    pytest.importorskip("timm")
+    artifacts = []
+    for settings in ({}, {"mask_bands": 24, "mask_frames": 24}):
+        model = open_reference("timm:test_vit?sound_frames=64&pretrained=false")
+        artifacts.append(fit(model, load_method(LORA), LORA.options(), sounds(), TrainSettings(max_steps=2, batch_size=4, **settings)))
+    first, second = (artifact.edits[0].tensors for artifact in artifacts)
+    assert any(not torch.equal(first[name], second[name]) for name in first)
 
 
 def test_models_without_a_spectrogram_say_so() -> None:

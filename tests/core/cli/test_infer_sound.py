@@ -9,14 +9,16 @@ import subprocess
 import sys
 import time
 import wave
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import polyadapt as pa
 from polyadapt.cli import main
-from polyadapt_runtime import Beams, Bundle, Sampling
+from polyadapt_runtime import Beams, Bundle, Sampling, text_of, transcribe
 
 pytest.importorskip("transformers", reason="the host alone brings no models of sound")
 
@@ -301,3 +303,29 @@ def test_what_does_not_go_together_is_refused(ears: Path, writer: Path, voice: P
     (tmp_path / "broken.wav").write_bytes(b"RIFF no sound")
     assert "cannot read sound" in refused(capsys, "infer", ears, tmp_path / "broken.wav")
     assert "No such file" in refused(capsys, "infer", ears, tmp_path / "gone.wav")
+
+
+def test_a_transcript_has_its_language_and_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A tiny model with a vocabulary in Whisper's order: twenty words, the start, two languages, the task, `no times`, and times."""
+    start, french, english, task, off, first = range(20, 26)
+    model = pa.load("polyadapt:tiny-whisper")
+    model.generation.update({"start_ids": [start, french, task, off], "languages": {"fr": french, "en": english}, "suppress_ids": [start, french, english, task, off]})
+    model.generation["timestamps"] = {"first_id": first, "off_id": off, "step_s": 0.1}
+    folder, clip = tmp_path / "dictation.bundle", write(tmp_path / "s.wav", sound(1.0))
+    pa.export(model, {}, folder)
+    bundle, heard = Bundle(folder), (sound(1.0), RATE)
+    said = {}
+    for language in ("fr", "en"):
+        (row,) = answered(capsys, "infer", folder, clip, "--language", language, "-o", "maximum_new_tokens=9")
+        said[language] = row["answer"]
+        assert row["answer"] == bundle.generate(heard, 9, language=language).strip()
+    assert said["fr"] != said["en"]
+    (row,) = answered(capsys, "infer", folder, clip, "--language", "en", "--timestamps", "-o", "maximum_new_tokens=9")
+    segments = list(transcribe(bundle, heard, language="en", timestamps=True, max_tokens=9))
+    assert row["answer"]["segments"] == [asdict(segment) for segment in segments] and segments
+    assert row["answer"]["text"] == text_of(segments)
+    capsys.readouterr()
+    assert main(["infer", str(folder), str(clip), "--language", "en", "--timestamps", "-o", "maximum_new_tokens=9"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) >= len(segments)
+    assert "knows no language 'de'; known: en, fr" in refused(capsys, "infer", folder, clip, "--language", "de")

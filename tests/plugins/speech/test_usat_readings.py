@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -259,6 +260,41 @@ def test_letters_outside_the_voice_are_listed_with_counts(model: Model) -> None:
     unknown = [Example(f"row {number}", example.raw, None, "rice", {"language": "xx-none"}, "") for number, example in enumerate(readings(2))]
     with pytest.raises(UserError, match=r"2 of 2 texts cannot be spoken: .*'xx-none'.* \(2 rows\)"):
         adapt(model, data=Dataset("readings", unknown, "audio"))
+
+
+def test_an_alignment_score_is_the_density_of_the_best_way_to_lay_a_text(model: Model) -> None:
+    """Against torch's own normal density over all ways there are: 4 tokens in 6 and 7 frames, one row a token shorter."""
+    generator = torch.Generator().manual_seed(0)
+    ids, mask = torch.randint(3, TINY.vocab_size, (2, 4), generator=generator), torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+    posterior, frames = torch.randn(2, 7, 2 * TINY.latent, generator=generator), torch.tensor([7, 6])
+    inputs = {"input_ids": ids, "attention_mask": mask, "posterior": posterior, "frames": frames, "speaker": torch.randn(2, 6, generator=generator)}
+    voice: Any = model.backbone
+    found = model.family.alignment(voice, inputs)
+    for row in range(2):
+        tokens, count = int(mask[row].sum()), int(frames[row])
+        with torch.no_grad():
+            _, mean, log_deviation = voice.text_encoder(ids[row : row + 1, :tokens], torch.ones(1, tokens))
+            z = posterior[row : row + 1, :count, : TINY.latent].transpose(1, 2)
+            moved = voice.flow(z, torch.ones(1, 1, count), inputs["speaker"][row][None, :, None])
+        density = torch.distributions.Normal(mean[0, :, :, None], log_deviation[0, :, :, None].exp()).log_prob(moved[0, :, None, :]).mean(0)  # (tokens, frames)
+        ways = [torch.tensor([sum(frame >= cut for cut in cuts) for frame in range(count)]) for cuts in itertools.combinations(range(1, count), tokens - 1)]
+        best = max(float(density[way, torch.arange(count)].mean()) for way in ways)
+        assert float(found[row]) == pytest.approx(best, rel=1e-4)
+
+
+def test_a_text_fits_its_own_sound_better_than_another_text(model: Model) -> None:
+    """A latent that the voice itself would speak from, taken back through the flow."""
+    voice: Any = model.backbone
+    generator = torch.Generator().manual_seed(1)
+    texts = torch.randint(3, TINY.vocab_size, (5, 6), generator=generator)
+    speaker, mask = torch.randn(1, 6, generator=generator), torch.ones(1, 1, 18)
+    for own in range(5):
+        with torch.no_grad():
+            _, mean, _ = voice.text_encoder(texts[own : own + 1], torch.ones(1, 6))
+            z = voice.flow.inverse(mean.repeat_interleave(3, 2), mask, speaker[..., None])
+        posterior = torch.cat([z, torch.zeros_like(z)], 1).transpose(1, 2)
+        shared = {"attention_mask": torch.ones(5, 6, dtype=torch.int64), "posterior": posterior.expand(5, -1, -1), "frames": torch.full((5,), 18), "speaker": speaker.expand(5, -1)}
+        assert int(model.family.alignment(voice, {"input_ids": texts, **shared}).argmax()) == own
 
 
 def fitted(model: Model, monkeypatch: pytest.MonkeyPatch) -> Model:

@@ -1,4 +1,4 @@
-"""Master-ASR on Whisper base's encoder and Tux Paint's captions: five languages, then Belarusian with ten minutes (arXiv 2306.15686).
+"""Master-ASR on Whisper base's encoder and Tux Paint's captions: five languages, then Belarusian with eight minutes and one to stop by (arXiv 2306.15686).
 
 Stage 1 learns French, Catalan, Romanian, Russian and Greek with masks in the two highest layers; `--layers 6` is a longer run,
 in which nothing of the encoder is computed once. Stage 2 adds Belarusian by every arm, from the same merged base, over several

@@ -35,7 +35,7 @@ import numpy as np
 from likeness import Likeness
 from measuring import Load, command, keep_apart, machine, versions
 from usat_corpus import JOE, Corpus, Person, adapted, joe, read_corpus
-from usat_figures import COSINE, ERRORS, Figure, Notebook, arm_row, changed, compared, compared_means, is_above_zero, letters, table
+from usat_figures import COSINE, ERRORS, Figure, Notebook, arm_row, changed, checks, compared, compared_means, letters, table
 from usat_page import write_page
 from usat_speech import SENTENCES, Studio, Take, read
 
@@ -92,6 +92,8 @@ def main() -> int:
         "stages": {name: {key: facts[key] for key in STAGE_FACTS if key in facts} for name, facts in provenance["stages"].items()},
         **summary(people, others, takes, notebook, len(sentences), arguments.precision),
     }
+    result["remembered"] = arguments.remembered
+    result["checks"] = checks(result)
     result["table"] = table(result)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -261,11 +263,6 @@ def summary(people: Sequence[Person], others: Sequence[Person], takes: Mapping[s
         "compared": pairs,
         "errors_compared": errors,
         "forgetting": forgetting,
-        "checks": {
-            f"{what}, the interval over {whom} above zero": is_above_zero(pairs.get(pair), which)
-            for pair, what in (("instant - average", "instant is nearer than the average voice"), ("adapted - instant", "adapted is nearer than instant"))
-            for which, whom in (("interval", "sentences"), ("interval_of_any", "voices"))
-        },
     }
 
 

@@ -15,6 +15,7 @@ from measuring import t_interval
 DRAWS = 10_000
 FEWEST = 3  # voices, for a word on voices in general
 COSINE, ERRORS = "cosine", "character_error_rate"
+MOST_ERRORS, MOST_LOST, MOST_SECONDS, MOST_SHARE = 0.15, 0.05, 900.0, 0.02
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,26 @@ def is_above_zero(row: Mapping[str, Any] | None, which: str) -> bool:
     return row is not None and row[which] is not None and row[which][0] > 0
 
 
+def checks(found: Mapping[str, Any]) -> dict[str, bool]:
+    """What is to be shown, and whether the figures show it."""
+    made: dict[str, bool] = {}
+    for pair, what in (("instant - average", "instant is nearer than the average voice"), ("adapted - instant", "adapted is nearer than instant")):
+        for which, whom in (("interval", "sentences"), ("interval_of_any", "voices")):
+            made[f"{what}, the interval over {whom} above zero"] = is_above_zero(found["compared"].get(pair), which)
+    for arm in ("instant", "adapted"):
+        if ERRORS in found["arms"].get(arm, {}):
+            made[f"{arm}: at most {MOST_ERRORS:g} of character errors, in the mean"] = found["arms"][arm][ERRORS]["mean"] <= MOST_ERRORS
+    if lost := found["errors_compared"].get("adapted - instant"):
+        made[f"adapted: at most {MOST_LOST:g} more errors than instant, in the mean"] = lost["difference"] <= MOST_LOST
+        made[f"adapted: at most {MOST_LOST:g} more errors than instant, of every voice"] = max(lost["by_voice"]) <= MOST_LOST
+    adapted = found["arms"].get("adapted", {})
+    if "seconds" in adapted:
+        made[f"every adaptation took less than {MOST_SECONDS / 60:g} minutes"] = max(adapted["seconds"].values()) < MOST_SECONDS
+    if "parameters" in adapted and "parameters" in found["arms"].get("full", {}):
+        made[f"adapters are at most {MOST_SHARE:.0%} of all weights"] = adapted["parameters"] <= MOST_SHARE * found["arms"]["full"]["parameters"]
+    return made
+
+
 def table(found: Mapping[str, Any]) -> str:
     """The figures as Markdown."""
     whom = f"{len(found['voices'])} voices that training did not hear ({', '.join(found['voices'])})"
@@ -144,9 +165,10 @@ def table(found: Mapping[str, Any]) -> str:
             whom = f" ({', '.join(row['voices'])})" if row.get("voices", found["voices"]) != found["voices"] else ""
             lines.append(f"- {what}, {name}{whom}: {_change(row)}; by voice {', '.join(f'{value:+.3f}' for value in row['by_voice'])}")
     if found["forgetting"]:
-        lines += ["", "What other voices lose while an adaptation is on the model (difference to the model as it was):", ""]
+        lines += ["", f"What other voices lose while an adaptation is on the model (difference to the model as it was, over {found['remembered']} sentences):", ""]
         lines += ["| adapted by | voice | cosine | character errors |", "|---|---|---|---|"]
         lines += [f"| {row['method']} | {row['other']} | {_change(row[COSINE], 'adaptations')} | {_change(row[ERRORS], 'adaptations')} |" for row in found["forgetting"]]
+    lines += ["", *(f"- {what}: {'yes' if holds else 'NO'}" for what, holds in found["checks"].items())]
     return "\n".join([*lines, ""])
 
 

@@ -32,6 +32,7 @@ from polyadapt_onnx.forms.job import attached
 from polyadapt_onnx.metrics import require_metric
 from polyadapt_onnx.variants import VARIANTS
 from polyadapt_onnx.variants.errors import VariantError
+from polyadapt_onnx.variants.int8 import rounded
 from polyadapt_runtime import Bundle, ManifestError
 
 REGISTRY = Host().registry
@@ -71,6 +72,25 @@ def test_a_variant_answers_nearly_as_float32_and_not_exactly(exported: Exported,
             error = float(np.abs(found[output] - expected).max() / np.abs(expected).max())
             assert 0 < error < tolerance, (artifact, output, error)
             assert found[output].dtype == np.float32
+
+
+@pytest.mark.parametrize("rows", [8, 7])
+def test_neighbouring_weights_stay_within_what_16_bits_hold(rows: int) -> None:
+    """By the largest activation, 255; each column has a scale of its own, and one of zeros stays so."""
+    matrix = np.random.default_rng(0).standard_normal((rows, 40)).astype(np.float32) * np.geomspace(1e-3, 1e3, 40, dtype=np.float32)
+    matrix[:, 3] = 0.0
+    matrix[:2, 5] = matrix[:2, 5].max() * 9  # two large ones side by side
+    integers, scale = rounded(matrix)
+    assert integers.dtype == np.int8 and scale.shape == (40,) and not integers[:, 3].any()
+    sizes = np.abs(np.pad(integers.astype(np.int64), ((0, rows % 2), (0, 0))))
+    assert 255 * (sizes[0::2] + sizes[1::2]).max() < 2**15 and (sizes[0::2] + sizes[1::2]).max(0).min(initial=200, where=np.arange(40) != 3) >= 126
+    assert (np.abs(integers * scale - matrix) <= 0.5001 * scale).all()
+
+
+def test_every_matrix_of_a_graph_keeps_to_that(exported: Exported) -> None:
+    graph = onnx.load(str(exported.folder / "onnx" / "model_quantized.onnx")).graph
+    integers = [numpy_helper.to_array(tensor).astype(np.int64) for tensor in graph.initializer if tensor.data_type == TensorProto.INT8 and len(tensor.dims) == 2]
+    assert integers and all((np.abs(matrix[0::2]) + np.abs(matrix[1::2])).max() <= 128 for matrix in integers)
 
 
 def test_a_neighbour_changes_no_answer_of_integers(tmp_path: Path) -> None:

@@ -58,6 +58,9 @@ CASES = [
     ("vit", "full", {"sites": ("block.1.*",)}, "1 blocks"),
     ("bert", "linear_probe", {}, "features"),
     ("bert", "lora", {"sites": ("block.1.attn.q", "block.1.attn.v")}, "1 blocks"),
+    ("ast", "bottleneck", {"sites": ("block.1.ffn",)}, "1 blocks"),
+    ("whisper", "lora", {"sites": ("encoder.block.1.attn.q",)}, "1 blocks"),
+    ("wav2vec2", "lora", {"sites": ("block.1.attn.q",)}, "1 blocks"),
     ("efficientnet", "linear_probe", {}, "features"),
     ("efficientnet", "lora", {"sites": ("stage.1.*", "neck")}, "1 blocks"),
 ]

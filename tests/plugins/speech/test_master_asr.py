@@ -393,6 +393,9 @@ def test_every_form_of_export(first: Artifact, added: Artifact, tmp_path: Path) 
     assert slots(sounds[0], artifact="new", beams=4) == pa.infer(base, [sounds[0]], languages["new"], beams=4)[0]["text"]
     merged = Bundle(export(base, {"new": languages["new"]}, tmp_path / "merged.bundle", "merged").directory)
     assert merged.selftest().ok and merged(sounds[2]) == texts[2]
+    before = Bundle(export(base, {name: languages[name] for name in "xz"}, tmp_path / "before.bundle", "slots").directory)
+    feeds = {"audio": np.stack([sound[0] for sound in sounds])}
+    assert all(np.array_equal(before.run(feeds, name)["logits"], slots.run(feeds, name)["logits"]) for name in "xz"), "old languages are the same bits"
 
 
 def test_a_first_stage_is_measured_and_asked_in_each_language(first: Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

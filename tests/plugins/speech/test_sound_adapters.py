@@ -296,6 +296,17 @@ def test_blocks_that_run_again_move_running_statistics_once() -> None:
     assert set(once) == set(twice) and all(torch.equal(value, twice[name]) for name, value in once.items())
 
 
+def test_what_lies_below_a_conformer_is_computed_once_and_nothing_else_changes() -> None:
+    said: list[Event] = []
+    model, method, options = pa.load("polyadapt:tiny-ast", task="classification"), load_method(CONFORMER), CONFORMER.options(rank=4, sites=("block.1.ffn",))
+    whole, cached = (
+        fit(model, method, options, noise(), TrainSettings(epochs=3, batch_size=4, device="cpu", frozen_prefix=prefix), said.append).slots for prefix in ("off", "cache")
+    )
+    assert [event["prefix"] for event in said if event.kind == "started"] == ["off", "1 blocks"]
+    for name, value in whole.items():
+        torch.testing.assert_close(cached[name], value, rtol=0, atol=1e-5 * float(value.abs().max()), msg=name)
+
+
 def test_training_goes_on_after_ctrl_c_with_the_same_statistics(tmp_path: Path) -> None:
     """Bit for bit, running statistics folded in: they are part of a checkpoint."""
     model, data = pa.load("polyadapt:tiny-ast", task="classification"), noise()

@@ -1,18 +1,19 @@
 """The ground of the sound experiments: real recordings that Debian packages carry, cut to one length and split by what must not leak.
 
 - `first word`: French captions of Tux Paint, class = first word (le, la, les …), split by distinct caption;
-- `letters`: letters a to z of KLettres, split by language: test speakers and languages are never trained on;
-- `instruments`: samples of Sonic Pi, class = instrument, split by file.
+- `article gender`: Spanish and Catalan captions of Tux Paint, class = gender of the article (un, el; una, la), split by distinct caption;
+- `letters`: letters a to z of KLettres, split by language: test speakers and languages are never trained on (English of two countries is one);
 
-    apt-get install -y --no-install-recommends tuxpaint-stamps-default klettres-data sonic-pi-samples
+    apt-get install -y --no-install-recommends tuxpaint-stamps-default klettres-data
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -20,11 +21,11 @@ from xml.etree import ElementTree
 import numpy as np
 
 from polyadapt.data.dataset import Dataset, Example
-from polyadapt.data.readers.card import SonicPiOptions, SpokenCaptionOptions
-from polyadapt.data.readers.sonic_pi import read as read_sonic_pi
+from polyadapt.data.readers.card import SpokenCaptionOptions
 from polyadapt.data.readers.tux_paint import read_captions
 from polyadapt_runtime.audio import read_audio
 
+GENDERS = {"un": "masculine", "el": "masculine", "una": "feminine", "la": "feminine"}
 KLETTRES = Path("/usr/share/klettres")
 RATE_HZ = 16000
 SHARES = {"train": 0.6, "validation": 0.15, "test": 0.25}
@@ -52,7 +53,26 @@ class Sounds:
 def first_words() -> list[Clip]:
     """French captions whose first word is among the frequent ones."""
     data = read_captions("", SpokenCaptionOptions(language="fr", minimum=25, check_files=False))
-    return [Clip(Path(row.raw), str(row.label), str(row.text), str(row.text)) for row in data]
+    return _captions((row, str(row.label)) for row in data)
+
+
+def genders() -> list[Clip]:
+    """Spanish and Catalan captions that begin with an article of the singular."""
+    data = read_captions("", SpokenCaptionOptions(language="es,ca", minimum=1, check_files=False))
+    return _captions((row, GENDERS[str(row.label)]) for row in data if row.label in GENDERS)
+
+
+def _captions(rows: Iterable[tuple[Example, str]]) -> list[Clip]:
+    """Clips grouped by sentence: captions that differ in case or punctuation are one, often one recording too, and so are those
+    that are read alike in one of the languages. A recording that comes under two captions belongs to the first.
+    """
+    first: dict[bytes, str] = {}
+    clips = []
+    for row, label in rows:
+        path = Path(row.raw)
+        sentence = first.setdefault(hashlib.sha256(path.read_bytes()).digest(), str(row.extra["caption"]))
+        clips.append(Clip(path, label, sentence, sentence))
+    return clips
 
 
 def letters() -> list[Clip]:
@@ -64,17 +84,25 @@ def letters() -> list[Clip]:
         for sound in root.iterfind(".//alphabet/sound"):
             name, path = sound.get("name", "").lower(), KLETTRES / sound.get("file", "")
             if len(name) == 1 and name in string.ascii_lowercase and path.is_file():
-                found.append(Clip(path, name, sheet.parent.name, sheet.parent.name))  # a language is one voice
+                language = sheet.parent.name.partition("_")[0]
+                found.append(Clip(path, name, language, language))  # a language is one voice, but for English
     return found
 
 
-def instruments() -> list[Clip]:
-    """Samples of the instruments that have eight files at least."""
-    data = read_sonic_pi("", SonicPiOptions(minimum=8, check_files=False))
-    return [Clip(Path(row.raw), str(row.label), row.id, row.id) for row in data]
+TASKS: Mapping[str, Sounds] = {
+    "first word": Sounds(first_words, 1.5, "captions"),
+    "article gender": Sounds(genders, 1.5, "captions"),
+    "letters": Sounds(letters, 1.5, "languages"),
+}
 
 
-TASKS: Mapping[str, Sounds] = {"first word": Sounds(first_words, 1.5, "captions"), "letters": Sounds(letters, 1.5, "languages"), "instruments": Sounds(instruments, 2.0, "files")}
+def digest(task: str) -> str:
+    """Of the clips of a task, so that two installations of the recordings are not taken for one."""
+    found = hashlib.sha256()
+    for clip in TASKS[task].clips():
+        found.update(f"{clip.path.name} {clip.label} {clip.group}\n".encode())
+        found.update(clip.path.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def loaded(task: str) -> tuple[list[Clip], list[np.ndarray]]:

@@ -241,7 +241,7 @@ def test_the_end_of_a_text_is_foretold_as_in_training() -> None:
 def test_pictures_are_matched_with_captions_of_the_whole_data() -> None:
     pytest.importorskip("transformers", reason="the host alone brings no CLIP")
     model = pa.load("polyadapt:tiny-clip")
-    captions, colours = ["a cat", "a dog", "two boats", "a cat", "the sea"], [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)]
+    captions, colours = ["a cat", "dogs that bark", "two boats", "a cat", "the sea"], [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)]
     rows = [Example(str(number), np.full((30, 30, 3), colours[number], np.uint8), None, caption) for number, caption in enumerate(captions)]
     data = Dataset("pictures", rows, "image")
     found = pa.evaluate(model, data, batch_size=2)

@@ -305,6 +305,7 @@ def test_what_does_not_go_together_is_refused(ears: Path, writer: Path, voice: P
     assert "No such file" in refused(capsys, "infer", ears, tmp_path / "gone.wav")
 
 
+@pytest.mark.wide
 def test_a_transcript_has_its_language_and_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A tiny model with a vocabulary in Whisper's order: twenty words, the start, two languages, the task, `no times`, and times."""
     start, french, english, task, off, first = range(20, 26)

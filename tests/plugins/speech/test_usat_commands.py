@@ -58,6 +58,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     return Host(plugins=[("core", builtin), ("speech", entry)], discover=False, environment={})
 
 
+@pytest.mark.wide
 @pytest.mark.program("espeak-ng")
 def test_a_voice_that_listens_is_made_by_two_commands(host: Host, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     corpus, out = tmp_path / "corpus", tmp_path / "voice"

@@ -61,6 +61,7 @@ def test_conformer_conforms_on_pictures_of_sounds(tmp_path: Path) -> None:
     check_method(load_method(CONFORMER), heard(task="features", pooling="tokens"), tmp_path)
 
 
+@pytest.mark.wide
 def test_a_bundle_takes_samples(tmp_path: Path) -> None:
     model = heard(task="features")
     form = load_method(CONFORMER).form(model, CONFORMER.options(sites=("block.0.ffn",)), torch.Generator().manual_seed(0))
